@@ -1,0 +1,1 @@
+"""What is kept on disk: checkpoints that survive a crash, adapters, merged models."""

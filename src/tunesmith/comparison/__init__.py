@@ -1,0 +1,1 @@
+"""The same task by several methods, and what to conclude from it."""

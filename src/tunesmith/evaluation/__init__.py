@@ -1,0 +1,1 @@
+"""How good a model is, what it forgot, and how sure one can be."""

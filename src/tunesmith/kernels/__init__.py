@@ -1,0 +1,1 @@
+"""Tensor functions that are faster or smaller than the obvious code; each is tested against its obvious twin."""

@@ -1,0 +1,113 @@
+"""Cross-entropy of a linear head over a large vocabulary, a few rows at a time, never holding `(rows, vocabulary)`.
+
+loss = sum over rows of  logsumexp(z) - z[target],   z = cap(scale (W h + b)),  cap(z) = softcap tanh(z / softcap)
+
+The gradient of a row depends on that row alone, so it is made in the forward pass while its logits are at hand:
+two products with W in all, and only `(rows, hidden)` is kept for the backward pass.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS_CPU = 8 * 2**20  # float32 logits of one chunk: 32 MB, about a last-level cache
+CHUNK_ELEMENTS_ACCELERATOR = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear map to logits, `weight` `(vocabulary, hidden)`, with the known scalings."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def plain(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """The obvious computation, which `linear_cross_entropy` must equal."""
+    logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() * head.scale
+    if head.softcap:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def linear_cross_entropy(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """The summed loss (nats, float32 scalar) of `hidden` `(rows, hidden)` against `targets` `(rows,)`."""
+    return _LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """The loss of every row, `(rows,)` float32, without gradients."""
+    losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    for part in _chunks(hidden, head.weight):
+        logits = _logits(hidden[part], head.weight, head.bias, head.scale, head.softcap)
+        losses[part] = torch.logsumexp(logits, -1) - logits.gather(1, targets[part, None])[:, 0]
+    return losses
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    budget = CHUNK_ELEMENTS_CPU if hidden.device.type == "cpu" else CHUNK_ELEMENTS_ACCELERATOR
+    size = max(16, budget // weight.shape[0])
+    num_chunks = max(1, -(-len(hidden) // size))
+    size = -(-len(hidden) // num_chunks) if len(hidden) else size  # equal chunks: no thin last one
+    return [slice(i, i + size) for i in range(0, len(hidden), size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    if scale != 1.0:
+        logits.mul_(scale)
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
+    ) -> Tensor:
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dhidden = torch.empty_like(hidden) if need_hidden else None
+        dweight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        dbias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
+        total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
+        for part in _chunks(hidden, weight):
+            logits = _logits(hidden[part], weight, bias, scale, softcap)
+            normaliser = torch.logsumexp(logits, -1, keepdim=True)
+            chosen = targets[part, None]
+            total += (normaliser - logits.gather(1, chosen)).sum()
+            if not (need_hidden or need_weight or need_bias):
+                continue
+            slope = (1 - (logits / softcap).square_()) if softcap else None  # of the soft cap, before logits become gradients
+            dlogits = logits.sub_(normaliser).exp_()
+            dlogits.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=dlogits.dtype))
+            if slope is not None:
+                dlogits.mul_(slope)
+            dlogits = dlogits.mul_(scale).to(weight.dtype) if scale != 1.0 else dlogits.to(weight.dtype)
+            if dhidden is not None:
+                torch.mm(dlogits, weight, out=dhidden[part])
+            if dweight is not None:
+                dweight.add_(dlogits.t() @ hidden[part])
+            if dbias is not None:
+                dbias.add_(dlogits.sum(0))
+        ctx.gradients = dhidden, dweight, dbias
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return total.float()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        dhidden, dweight, dbias = ctx.gradients
+        ctx.gradients = None
+        weight_dtype, bias_dtype = ctx.dtypes
+        factor = float(dloss) if dloss.device.type == "cpu" else dloss
+        return (
+            None if dhidden is None else dhidden.mul_(factor),
+            None if dweight is None else dweight.mul_(factor).to(weight_dtype),
+            None if dbias is None else dbias.mul_(factor).to(bias_dtype),
+            *(None, None, None),
+        )

@@ -1,0 +1,1 @@
+"""One file is one method. A new method is a new file here; nothing else changes."""

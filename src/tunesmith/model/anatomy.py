@@ -1,0 +1,176 @@
+"""What a model is made of, in the same words for every model family: read only, and the only place that probes attributes."""
+
+import fnmatch
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.errors import NoSuchTarget
+
+ALL_LINEAR = "all-linear"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module multiplies by one weight matrix."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def linear_sizes(module: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a linear module, whichever way its weight is stored."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.shape
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+
+
+def linear_weight(module: nn.Module) -> Tensor:
+    """The weight as (outputs, inputs), a view on the module's own."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.t() if isinstance(module, Conv1D) else weight
+
+
+def linear_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    """Paths of the linear layers that a method adapts.
+
+    `targets` are patterns for the last part of a layer's name, or `all-linear`: every linear layer except
+    heads (the output embeddings, a classification head) and the pooler, which belong to the task.
+
+    Raises:
+        NoSuchTarget: If a pattern matches nothing; the message lists what the model has.
+    """
+    found = {n: m for n, m in model.named_modules() if is_linear(m)}
+    heads = {id(m) for head in head_modules(model) for m in head.modules()}
+    body = [n for n, m in found.items() if id(m) not in heads]
+    if targets == (ALL_LINEAR,):
+        return body
+    leaves = sorted({n.rsplit(".", 1)[-1] for n in found})
+    for target in targets:
+        if not fnmatch.filter(leaves, target):
+            raise NoSuchTarget(
+                f"Target {target!r} matches no linear layer. This model has: {', '.join(leaves)}; or use {ALL_LINEAR!r}."
+            )
+    return [n for n in found if any(fnmatch.fnmatchcase(n.rsplit(".", 1)[-1], t) for t in targets)]
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The model without its task head: what turns tokens into hidden states."""
+    return model.base_model
+
+
+def head_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules between the hidden states and the answer: output embeddings or classification head, and a pooler."""
+    if not isinstance(model, PreTrainedModel):
+        return []
+    body = backbone(model)
+    outside = [m for name, m in model.named_children() if m is not body and body is not model]
+    pooler = getattr(body, "pooler", None)
+    output = model.get_output_embeddings()
+    return [m for m in (*outside, pooler, output) if isinstance(m, nn.Module)]
+
+
+def new_head_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters of a classification head, which no pre-training has filled."""
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is not None:
+        return []
+    body = backbone(model)
+    if body is model:
+        return []
+    inside = {id(p) for p in body.parameters()}
+    return [n for n, p in model.named_parameters() if id(p) not in inside]
+
+
+@dataclass(frozen=True)
+class LanguageHead:
+    """How a language model turns a hidden state `(rows, hidden)` into logits `(rows, vocabulary)`."""
+
+    weight: Tensor
+    """(vocabulary, hidden)"""
+    bias: Tensor | None
+    """(vocabulary,)"""
+    softcap: float | None
+    """logits = softcap * tanh(logits / softcap)"""
+    scale: float
+    """logits = scale * (W h + b), before the soft cap"""
+
+
+def language_head(model: PreTrainedModel) -> LanguageHead | None:
+    """The output head if it is a plain linear map with the known scalings, else None."""
+    module = model.get_output_embeddings()
+    if not isinstance(module, nn.Linear):
+        return None
+    config = model.config.get_text_config()
+    divisor = getattr(config, "logits_scaling", None)
+    scale = getattr(config, "logit_scale", None) or (1 / divisor if divisor else 1.0)
+    return LanguageHead(module.weight, module.bias, getattr(config, "final_logit_softcapping", None), float(scale))
+
+
+def maximum_length(model_config: object) -> int | None:
+    """Longest input in tokens that the model was built for, None if it says nothing."""
+    text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    value = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    if value and getattr(text, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+        value -= (getattr(text, "pad_token_id", None) or 0) + 1  # these count positions from padding_idx + 1
+    return int(value) if value else None
+
+
+def is_encoder_decoder(model_config: object) -> bool:
+    """Whether the model reads a source with one stack and writes with another."""
+    return bool(getattr(model_config, "is_encoder_decoder", False))
+
+
+def first_position(model_config: object) -> int:
+    """The position number of a row's first token: 0, but RoBERTa's relatives begin after the padding index."""
+    if getattr(model_config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl"):
+        return (getattr(model_config, "pad_token_id", None) or 0) + 1
+    return 0
+
+
+def has_token_types(model: PreTrainedModel) -> bool:
+    """Whether the embeddings tell the two texts of a pair apart by token types."""
+    return (getattr(model.config, "type_vocab_size", 0) or 0) > 0
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) numbers, tied tensors counted once."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lives."""
+    return next(model.parameters()).device
+
+
+def is_encoder(model_config: object) -> bool:
+    """Whether the model is an encoder: it sees a whole row at once and keeps no cache."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = getattr(model_config, "model_type", "")
+    if is_encoder_decoder(model_config):
+        return False
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return (masked or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) and not getattr(model_config, "is_decoder", False)
+
+
+def pooler(model: PreTrainedModel) -> nn.Module | None:
+    """The backbone's own module from the first token's state to a pooled one, if it has one."""
+    module = getattr(backbone(model), "pooler", None)
+    return module if isinstance(module, nn.Module) else None
+
+
+def pooling(model: PreTrainedModel) -> Literal["first", "last", "mean"]:
+    """Which token's state stands for a row when it is classified."""
+    if not is_encoder(model.config):
+        return "last"
+    return "mean" if getattr(model.config, "classifier_pooling", "cls") == "mean" else "first"
+
+
+def head_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Data type of the classification head."""
+    names = new_head_parameters(model)
+    return model.get_parameter(names[0]).dtype if names else model.dtype

@@ -1,0 +1,64 @@
+"""What one forward pass is given: rows after each other in one stream, with what to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tunesmith.kernels.segments import Segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A packed stream of rows and their targets."""
+
+    input_ids: Tensor
+    """(tokens,)"""
+    lengths: list[int]
+    """Tokens of each row."""
+    targets: Tensor
+    """Language: (labelled,) the token to predict at each of `positions`. Classification: (rows,) class ids."""
+    positions: Tensor | None = None
+    """(labelled,) where in the stream (or, with a decoder, in the target stream) a token is predicted; None: one target a row."""
+    token_types: Tensor | None = None
+    """(tokens,) which text of a pair, for encoders that want it."""
+    decoder_ids: Tensor | None = None
+    """(target tokens,) what the decoder of an encoder-decoder reads, row after row."""
+    decoder_lengths: list[int] | None = None
+    num_real_tokens: int = 0
+    """Tokens of the rows as the data has them; the last one of a row predicts nothing and is left out of the stream."""
+
+    @property
+    def num_targets(self) -> int:
+        """How many predictions count in the loss."""
+        return len(self.targets)
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows of the data are in the stream."""
+        return len(self.lengths)
+
+    def segments(self) -> Segments:
+        """Where the rows begin and end."""
+        return Segments(self.lengths, self.input_ids.device)
+
+    def row_of_target(self) -> Tensor:
+        """(labelled,) index of the row that each target belongs to."""
+        if self.positions is None:
+            return torch.arange(self.num_rows, device=self.targets.device)
+        lengths = torch.tensor(self.decoder_lengths or self.lengths, device=self.targets.device)
+        return torch.searchsorted(torch.cumsum(lengths, 0), self.positions, right=True)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        tensors = {n: v.to(device, non_blocking=True) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return Batch(**{**vars(self), **tensors})
+
+
+def pad(stream: Tensor, lengths: list[int], value: int) -> tuple[Tensor, Tensor]:
+    """Rows of a stream as a rectangle `(rows, longest)`, filled up on the right, with its attention mask."""
+    rectangle = torch.nn.utils.rnn.pad_sequence(list(stream.split(lengths)), batch_first=True, padding_value=value)
+    steps = torch.arange(rectangle.shape[1], device=stream.device)
+    return rectangle, (steps < torch.tensor(lengths, device=stream.device)[:, None]).long()

@@ -1,0 +1,161 @@
+"""Losses and predictions of a batch, by the packed stream where the model allows it and by padded rows elsewhere.
+
+Both forms give the same numbers; `choose` proves it for the model at hand before the packed one is used.
+"""
+
+import contextlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_losses
+from tunesmith.model import anatomy, heads
+from tunesmith.model.batch import Batch, pad
+from tunesmith.model.packed import hidden_states, packing
+
+
+@dataclass(frozen=True)
+class Forward(ABC):
+    """Computes with one model. `loss` may be differentiated inside `scope` only."""
+
+    model: PreTrainedModel
+
+    @abstractmethod
+    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
+        """What a forward and its backward pass run inside."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """Summed loss over the batch's targets, float32 scalar."""
+
+    @abstractmethod
+    def target_losses(self, batch: Batch) -> Tensor:
+        """Loss of every target, `(targets,)` float32, without gradients; opens its own scope."""
+
+    @abstractmethod
+    def class_logits(self, batch: Batch) -> Tensor:
+        """`(rows, classes)` float32; opens its own scope."""
+
+
+class PackedForward(Forward):
+    """The stream goes through as it is."""
+
+    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
+        return packing(self.model, batch.segments())
+
+    def loss(self, batch: Batch) -> Tensor:
+        hidden = self._hidden(batch)
+        if batch.positions is None:
+            logits = heads.class_logits(self.model, hidden, batch.segments(), batch.input_ids)
+            return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
+        return linear_cross_entropy(hidden.index_select(0, batch.positions), heads.language_head(self.model), batch.targets)
+
+    @torch.no_grad()
+    def target_losses(self, batch: Batch) -> Tensor:
+        if batch.positions is None:
+            return torch.nn.functional.cross_entropy(self.class_logits(batch), batch.targets, reduction="none")
+        with self.scope(batch):
+            hidden = self._hidden(batch).index_select(0, batch.positions)
+        return row_losses(hidden, heads.language_head(self.model), batch.targets)
+
+    def class_logits(self, batch: Batch) -> Tensor:
+        with self.scope(batch):
+            return heads.class_logits(self.model, self._hidden(batch), batch.segments(), batch.input_ids)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
+
+
+class PaddedForward(Forward):
+    """Rows side by side, filled up to the longest, through the model's own forward."""
+
+    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self._logits(batch)
+        return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
+
+    @torch.no_grad()
+    def target_losses(self, batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(self._logits(batch), batch.targets, reduction="none")
+
+    def class_logits(self, batch: Batch) -> Tensor:
+        return self._logits(batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """`(targets, vocabulary or classes)` float32."""
+        filler = self.model.config.get_text_config().pad_token_id or 0
+        input_ids, mask = pad(batch.input_ids, batch.lengths, filler)
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        if batch.token_types is not None:
+            inputs["token_type_ids"] = pad(batch.token_types, batch.lengths, 0)[0]
+        lengths = batch.lengths
+        if batch.decoder_ids is not None and batch.decoder_lengths is not None:
+            lengths = batch.decoder_lengths
+            inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = pad(batch.decoder_ids, lengths, filler)
+            mask = inputs["decoder_attention_mask"]
+        if batch.positions is None:
+            return self.model(**inputs).logits.float()
+        logits = self.model(**inputs, use_cache=False).logits
+        return logits[mask.bool()].index_select(0, batch.positions).float()
+
+
+def choose(model: PreTrainedModel, *, classification: bool) -> tuple[Forward, str | None]:
+    """The packed form if it gives this model's own answers, else the padded one and the reason.
+
+    The proof is a run of three short rows both ways, about as long as one generated token takes.
+    """
+    if anatomy.is_encoder_decoder(model.config):
+        return PaddedForward(model), "an encoder-decoder has no single stream"
+    if not classification and anatomy.language_head(model) is None:
+        return PaddedForward(model), "its output head is not a plain linear layer"
+    batch = _probe(model, classification)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            packed = PackedForward(model).target_losses(batch)
+            single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        return PaddedForward(model), f"{type(model).__name__} cannot take a packed stream ({error})"
+    finally:
+        model.train(training)
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    difference = (packed - single).abs().max().item()
+    if not difference <= tolerance * max(1.0, single.abs().max().item()):
+        return PaddedForward(model), f"{type(model).__name__} answers differently when packed (loss differs by {difference:.2g})"
+    return PackedForward(model), None
+
+
+def _probe(model: PreTrainedModel, classification: bool) -> Batch:
+    """Three rows of different lengths; every next token (or a class per row) is predicted."""
+    device, lengths = anatomy.device_of(model), [9, 4, 6]
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(min(10, vocabulary - 1), vocabulary, (sum(lengths),), generator=generator).to(device)
+    if classification:
+        return Batch(input_ids=ids, lengths=lengths, targets=torch.zeros(3, dtype=torch.long, device=device))
+    ends = torch.cumsum(torch.tensor(lengths), 0) - 1
+    positions = torch.tensor([i for i in range(len(ids)) if i not in ends.tolist()], device=device)
+    return Batch(input_ids=ids, lengths=lengths, positions=positions, targets=ids[positions + 1])
+
+
+def _rows(batch: Batch) -> list[Batch]:
+    """The batch's rows, one batch each."""
+    rows, start, owner = [], 0, batch.row_of_target()
+    for index, length in enumerate(batch.lengths):
+        chosen = owner == index
+        rows.append(
+            Batch(
+                input_ids=batch.input_ids[start : start + length],
+                lengths=[length],
+                targets=batch.targets[chosen],
+                positions=None if batch.positions is None else batch.positions[chosen] - start,
+            )
+        )
+        start += length
+    return rows

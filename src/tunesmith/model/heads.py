@@ -1,0 +1,52 @@
+"""Task heads over the hidden states of a packed stream: the model's own head code, over the rows that matter."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from tunesmith.kernels.linear_cross_entropy import Head
+from tunesmith.kernels.segments import Segments
+from tunesmith.model import anatomy, surgery
+
+
+def language_head(model: PreTrainedModel) -> Head:
+    """The output head in the form the loss kernel takes; only for models where `anatomy.language_head` finds one."""
+    head = anatomy.language_head(model)
+    assert head is not None
+    return Head(head.weight, head.bias, head.scale, head.softcap)
+
+
+def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, input_ids: Tensor) -> Tensor:
+    """Logits `(rows, classes)` in float32 from the stream's hidden states `(tokens, hidden)`.
+
+    The model's own head runs over a stand-in for its backbone that answers with one state per row,
+    `(rows, 1, hidden)`, so whatever the head does to the first or last token it does to the right one.
+    """
+    which = anatomy.pooling(model)
+    if which == "mean":
+        sums = hidden.new_zeros(len(segments.lengths), hidden.shape[1], dtype=torch.float32)
+        owner = torch.repeat_interleave(torch.arange(len(segments.lengths), device=hidden.device), _sizes(segments))
+        pooled = sums.index_add(0, owner, hidden.float()) / _sizes(segments)[:, None]
+    else:
+        pooled = hidden.index_select(0, segments.starts if which == "first" else segments.last)
+    body = anatomy.backbone(model)
+    states = pooled.to(anatomy.head_dtype(model))[:, None]
+    pooler = anatomy.pooler(model)
+    output = BaseModelOutputWithPoolingAndCrossAttentions(
+        last_hidden_state=states,  # pyright: ignore[reportArgumentType]
+        pooler_output=None if pooler is None else pooler(states),
+    )
+
+    def answer(*_: Any, **__: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        return output
+
+    ids = input_ids.index_select(0, segments.last)[:, None]
+    with surgery.stand_in(body, answer):
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+
+
+def _sizes(segments: Segments) -> Tensor:
+    return torch.tensor(segments.lengths, device=segments.device)

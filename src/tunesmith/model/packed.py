@@ -1,0 +1,77 @@
+"""Run any `transformers` model over a packed stream: rows after each other, each seeing only itself.
+
+Inside `packing(model, segments)` the model's attention is ours (registered through transformers' attention
+interface, so no model code is touched), and no mask is built. The segments are kept in this module for the
+time of a forward *and* its backward pass, so that activation checkpointing finds them when it recomputes.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tunesmith.kernels.attention import Rule, segment_attention
+from tunesmith.kernels.segments import Segments
+from tunesmith.model import anatomy
+
+NAME = "tunesmith_packed"
+_active: list[Segments] = []
+
+
+@contextlib.contextmanager
+def packing(model: PreTrainedModel, segments: Segments) -> Iterator[None]:
+    """Let attention see segments of the one stream that the model is given."""
+    config = model.config
+    usual = config._attn_implementation
+    config._attn_implementation = NAME
+    _active.append(segments)
+    try:
+        yield
+    finally:
+        _active.pop()
+        config._attn_implementation = usual
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, segments: Segments, token_types: Tensor | None = None) -> Tensor:
+    """Final hidden states `(tokens, hidden)` of a stream `(tokens,)`; call inside `packing`."""
+    inputs: dict[str, Any] = {
+        "input_ids": input_ids[None],
+        "position_ids": segments.positions[None] + anatomy.first_position(model.config),
+    }
+    if anatomy.has_token_types(model):
+        inputs["token_type_ids"] = (torch.zeros_like(input_ids) if token_types is None else token_types)[None]
+    if not anatomy.is_encoder(model.config):
+        inputs["use_cache"] = False
+    return anatomy.backbone(model)(**inputs).last_hidden_state[0]
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface; `query` is `(1, heads, tokens, width)`, the result `(1, tokens, heads, width)`."""
+    if attention_mask is not None or s_aux is not None or position_bias is not None:
+        raise NotImplementedError("attention with a mask, sinks or a position bias has no packed form")
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rule = Rule(causal, scale, sliding_window, softcap, dropout)
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    return segment_attention(q, k, v, _active[-1], rule)[None], None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)

@@ -1,0 +1,115 @@
+"""The only module that changes a model: replace, add, hook, freeze, stand in - and undo all of it.
+
+Every change is written into a ledger of plain data that lives on the model, so that `detach` undoes it and a
+deep copy of the model carries its own.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_LEDGER = "_tunesmith_ledger"
+
+
+def freeze(model: nn.Module) -> None:
+    """Make every current parameter constant; `detach` thaws exactly those it froze."""
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    _ledger(model).append(("frozen", names))
+
+
+def thaw(model: nn.Module, names: list[str]) -> None:
+    """Make the named parameters learn."""
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
+
+
+def replace(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Put `new` at dotted `path`, in the mode of the module it replaces."""
+    old = model.get_submodule(path)
+    new.train(old.training)
+    _put(model, path, new)
+    _ledger(model).append(("replaced", path, old))
+
+
+def add(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Register `new` as a child of the model, on its device."""
+    model.add_module(name, new.to(next(model.parameters()).device))
+    _ledger(model).append(("added", name))
+
+
+def hook(model: nn.Module, path: str = "", *, before: Callable | None = None, after: Callable | None = None) -> None:
+    """Change the inputs and/or the output of the forward of the module at `path` ("" is the model).
+
+    A hook must read its tensors from the module it is given, never from a closure: a deep copy of the model
+    copies its modules, but not what a function remembers.
+    """
+    module = model.get_submodule(path)
+    if before:
+        _ledger(model).append(("hooked", module.register_forward_pre_hook(before, with_kwargs=True)))
+    if after:
+        _ledger(model).append(("hooked", module.register_forward_hook(after, with_kwargs=True)))
+
+
+def detach(model: nn.Module) -> None:
+    """Undo every change, newest first."""
+    for entry in reversed(model.__dict__.pop(_LEDGER, [])):
+        match entry:
+            case "frozen", names:
+                thaw(model, names)
+            case "replaced", path, old:
+                old.train(model.get_submodule(path).training)
+                _put(model, path, old)
+            case "added", name:
+                delattr(model, name)
+            case "hooked", handle:
+                handle.remove()
+
+
+@torch.no_grad()
+def cast_frozen(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset()) -> None:
+    """Store what does not learn in `dtype`; parameters that learn and the modules in `keep` stay as they are."""
+    kept = {id(p) for module in keep for p in (*module.parameters(), *module.buffers())}
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.is_floating_point() and id(parameter) not in kept:
+            parameter.data = parameter.data.to(dtype)
+
+
+@contextlib.contextmanager
+def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Answer calls of `module` with `forward` for a while."""
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        object.__delattr__(module, "forward")
+
+
+@contextlib.contextmanager
+def detached(model: nn.Module) -> Iterator[None]:
+    """Compute as the base model for a while: every replaced module steps aside for the one it replaced.
+
+    Only for methods that train no base weights.
+    """
+    entries = [e for e in _ledger(model) if e[0] == "replaced"]
+    tuned = [model.get_submodule(path) for _, path, _ in entries]
+    for _, path, old in reversed(entries):
+        _put(model, path, old)
+    try:
+        yield
+    finally:
+        for (_, path, _), new in zip(entries, tuned, strict=True):
+            _put(model, path, new)
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _ledger(model: nn.Module) -> list[tuple]:
+    """What was done to the model, as data and not as closures, so that it survives a copy."""
+    return model.__dict__.setdefault(_LEDGER, [])

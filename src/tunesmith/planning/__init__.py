@@ -1,0 +1,1 @@
+"""What will fit and how long it will take, without loading weights."""

@@ -1,0 +1,182 @@
+"""The figures of a report, each one SVG element, or an empty text where there is nothing to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tunesmith.quantity import format_bytes
+from tunesmith.reports.curves import Curve, Curves, smooth, thin
+from tunesmith.reports.escape import printable, shorten
+from tunesmith.reports.result import RunResult, Stage
+from tunesmith.reports.svg import COLOURS, SMALL, WIDE, draw
+from tunesmith.reports.wording import format_measure, metric_wording
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MIN_RAW_POINTS = 8
+
+
+def loss_figure(curves: Curves, best_step: int | None) -> str:
+    """The loss of training, raw and smoothed, and of the validation rows over steps, with the best step marked."""
+    training, validation = curves.steps.get("loss"), curves.evaluations.get("loss")
+    if training is None and validation is None:
+        return ""
+
+    def plot(axes: Axes) -> None:
+        if training is not None:
+            _plot_training(axes, training)
+        if validation is not None:
+            axes.plot(*validation, color=COLOURS["second"], linewidth=1.8, marker="o", markersize=4, label="validation")
+        _mark_best(axes, best_step)
+        _label_steps(axes)
+        axes.legend(loc="upper right")
+
+    return draw("loss", "Loss of training and validation over steps.", WIDE, plot)
+
+
+def score_figure(curves: Curves, metric: str, best_step: int | None) -> str:
+    """One metric of the validation rows over steps, with the best step marked."""
+    curve = curves.evaluations.get(metric)
+    if curve is None:
+        return ""
+    wording = metric_wording(metric)
+
+    def plot(axes: Axes) -> None:
+        axes.plot(*curve, color=COLOURS["second"], linewidth=1.8, marker="o", markersize=4)
+        _mark_best(axes, best_step)
+        _label_steps(axes)
+        if wording.is_share:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g} %")
+
+    return draw(f"score-{_identifier(metric)}", f"Validation {printable(wording.title)} over steps.", WIDE, plot)
+
+
+def learning_rate_figure(curves: Curves) -> str:
+    """The learning rate over steps."""
+    return _small_figure("learning-rate", "Learning rate over steps.", curves.steps.get("learning_rate"), "{:.1e}".format)
+
+
+def speed_figure(curves: Curves) -> str:
+    """Real tokens per second over steps."""
+    return _small_figure("speed", "Real tokens per second over steps.", curves.steps.get("tokens_per_second"), "{:,.0f}".format)
+
+
+def memory_figure(curves: Curves, predicted_bytes: int | None) -> str:
+    """The memory held over steps, with the predicted peak as a line."""
+    curve = curves.steps.get("memory_bytes")
+    return _small_figure("memory", "Memory held over steps.", curve, format_bytes, predicted_bytes)
+
+
+def interval_figure(metric: str, stages: list[Stage]) -> str:
+    """One metric across stages as dots with their 95 % intervals as whiskers."""
+    shown = [stage for stage in stages if metric in stage.metrics]
+    if not shown:
+        return ""
+    title = printable(metric_wording(metric).title)
+    spoken = "; ".join(f"{printable(s.name)}: {format_measure(metric, s.metrics[metric])}" for s in shown)
+
+    def plot(axes: Axes) -> None:
+        _plot_whiskers(axes, metric, shown)
+
+    return draw(f"interval-{_identifier(metric)}", f"{title}. {spoken}", (5.4, 0.75 + 0.4 * len(shown)), plot)
+
+
+def figures(result: RunResult, curves: Curves) -> dict[str, list[str]]:
+    """All figures of a report by the section they stand in: 'metrics', 'training' and 'cost'."""
+    best_step = result.progress.best_step if result.progress else None
+    metrics = list(dict.fromkeys(name for stage in result.stages for name in stage.metrics))
+    drawn = [name for name in ("accuracy", "macro_f1", "perplexity") if name in metrics] or metrics[:2]
+    score = next((name for name in ("accuracy", "macro_f1", "perplexity") if name in curves.evaluations), "")
+    predicted = result.cost.predicted_memory_bytes if result.cost else None
+    drawings = {
+        "metrics": [interval_figure(name, [s for s in result.stages if s.split != "general text"]) for name in drawn],
+        "training": [loss_figure(curves, best_step), score_figure(curves, score, best_step)],
+        "cost": [speed_figure(curves), memory_figure(curves, predicted), learning_rate_figure(curves)],
+    }
+    return {section: [drawing for drawing in found if drawing] for section, found in drawings.items()}
+
+
+def _plot_training(axes: Axes, curve: Curve) -> None:
+    """The loss of training: every point faint, the running mean above them."""
+    steps, values = thin(curve)
+    if len(steps) < _MIN_RAW_POINTS:
+        axes.plot(steps, values, color=COLOURS["first"], linewidth=1.8, label="training")
+        return
+    axes.plot(steps, values, color=COLOURS["first"], linewidth=0.9, alpha=0.35, label="training, each step")
+    axes.plot(steps, smooth(values), color=COLOURS["first"], linewidth=1.8, label="training, smoothed")
+
+
+def _plot_whiskers(axes: Axes, metric: str, stages: list[Stage]) -> None:
+    """Dots with whiskers from top to bottom in the order of the stages."""
+    for row, stage in enumerate(stages):
+        measure = stage.metrics[metric]
+        colour = COLOURS["second"] if stage is stages[-1] else COLOURS["muted"]
+        if measure.low is not None and measure.high is not None:
+            axes.plot([measure.low, measure.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot([measure.value], [row], color=colour, marker="o", markersize=6.5)
+    labels = [shorten(printable(f"{stage.name} · {stage.split}", multiline=False), 36) for stage in stages]
+    axes.set_yticks(range(len(stages)), labels)
+    axes.set_ylim(len(stages) - 0.4, -0.6)
+    axes.grid(visible=True, axis="x")
+    axes.spines["left"].set_visible(False)
+    if metric_wording(metric).is_share:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g} %")
+    axes.margins(x=0.08)
+
+
+def _small_figure(
+    name: str, description: str, curve: Curve | None, write: Callable[[float], str], level: float | None = None
+) -> str:
+    """One curve over steps from zero up, with a dashed level if there is one."""
+    if curve is None or not len(curve[0]):
+        return ""
+    steps, values = thin(curve, 200)
+
+    def plot(axes: Axes) -> None:
+        axes.plot(steps, values, color=COLOURS["first"], linewidth=1.5)
+        if level is not None:
+            axes.axhline(level, color=COLOURS["marked"], linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.annotate("predicted peak", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        axes.set_ylim(0, max(values.max(), level or 0) * 1.18 or 1)
+        axes.yaxis.set_major_locator(_few_ticks())
+        axes.yaxis.set_major_formatter(lambda value, _: write(value) if value else "0")
+        _label_steps(axes)
+
+    return draw(name, description, SMALL, plot)
+
+
+def _few_ticks() -> object:
+    """A locator of at most five round numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=4)
+
+
+def _mark_best(axes: Axes, best_step: int | None) -> None:
+    """A dashed line at the step whose weights were kept."""
+    if best_step is None:
+        return
+    axes.axvline(best_step, color=COLOURS["marked"], linewidth=1.2, linestyle=(0, (4, 3)))
+    left, right = axes.get_xlim()
+    side = "right" if best_step > (left + right) / 2 else "left"
+    offset = (-5, 4) if side == "right" else (5, 4)
+    axes.annotate(
+        f"best: step {best_step:,}", (best_step, 0), xycoords=("data", "axes fraction"), xytext=offset,
+        textcoords="offset points", ha=side, fontsize=9,
+    )  # fmt: skip
+
+
+def _label_steps(axes: Axes) -> None:
+    """Whole numbers and a label on the horizontal axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("step", fontsize=9)
+
+
+def _identifier(name: str) -> str:
+    """A name as letters, digits and hyphens, fit for the id of an element."""
+    return "".join(character if character.isascii() and character.isalnum() else "-" for character in name)

@@ -1,0 +1,193 @@
+"""What a run was and what came of it: the typed, versioned content of `run.json`.
+
+Everything that a report, a model card or `tunesmith show` says is read from here and from `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tunesmith.errors import RunError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "run.json"
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number that was measured, with its 95 % interval where one can be given."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    """Rows (or tokens, or documents) that it was measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Which model was tuned."""
+
+    name: str
+    """As the user wrote it: hub id, folder, file or `starter:` name."""
+    fingerprint: str
+    """SHA-256 over the weights' files."""
+    architecture: str
+    num_parameters: int
+    num_trainable: int
+    precision: str
+    """Data type of the frozen weights while training."""
+    license: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Which data it was tuned on."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 over the files' bytes."""
+    shape: str
+    """How the rows were understood, e.g. 'instruction/input/output'."""
+    description: str
+    """The sentence that was said aloud about reading and splitting."""
+    num_train: int
+    num_validation: int
+    num_test: int
+    num_skipped: int
+    train_tokens: int
+    labelled_tokens: int
+    max_length: int
+    labels: list[str] = field(default_factory=list)
+    """Class names in the order of their ids; empty if the task has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """All metrics of one state of the model on one part of the data."""
+
+    name: str
+    """'majority class', 'base model', 'best checkpoint', 'test', ..."""
+    split: str
+    """'validation', 'test' or 'general text'."""
+    metrics: dict[str, Measure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeAfter:
+    """One held-out row as the base model and as the tuned model answer it."""
+
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the run took."""
+
+    train_seconds: float
+    total_seconds: float
+    real_tokens_per_second: float
+    peak_memory_bytes: int
+    """Peak resident memory of the process (CPU) or of the device (GPU)."""
+    memory_above_import_bytes: int | None = None
+    """The same, less what a process holds that has only imported the libraries."""
+    predicted_seconds: float | None = None
+    predicted_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far training went and why it ended."""
+
+    steps: int
+    planned_steps: int
+    epochs: float
+    best_step: int
+    best_metric: str
+    stop_reason: str
+    """'all epochs done', 'early stop: ...', 'time limit', ..."""
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """One run, from its command to its results. Fields that a running run does not have yet are None."""
+
+    task: str
+    method: dict[str, Any]
+    """The method's name under 'name', and its settings."""
+    command: list[str]
+    created: str
+    """Start in ISO 8601, UTC."""
+    settings: dict[str, Any]
+    """The resolved settings tree."""
+    versions: dict[str, str]
+    machine: dict[str, str]
+    """'cpu', 'cores', 'memory', 'accelerator'."""
+    seed: int
+    model: ModelFacts
+    data: DataFacts
+    status: Status = "running"
+    error: str | None = None
+    progress: Progress | None = None
+    stages: list[Stage] = field(default_factory=list)
+    retention: dict[str, Measure] = field(default_factory=dict)
+    """What the model forgot: each gauge by name; 'kl_to_base', 'general_perplexity_ratio', 'representation_similarity', ..."""
+    examples: list[BeforeAfter] = field(default_factory=list)
+    cost: Cost | None = None
+    warnings: list[str] = field(default_factory=list)
+    """Everything the user was warned of on the way."""
+    schema_version: int = SCHEMA_VERSION
+
+    def save(self, folder: Path) -> None:
+        """Write `run.json` into `folder`, whole or not at all."""
+        temporary = folder / f".{FILE_NAME}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=2, ensure_ascii=False, allow_nan=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / FILE_NAME)
+
+    @classmethod
+    def load(cls, folder: Path) -> RunResult:
+        """Read `run.json` from a run folder.
+
+        Raises:
+            RunError: If there is none, it is damaged, or a newer tunesmith wrote it.
+        """
+        path = folder / FILE_NAME
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{folder} is not a run folder: it has no {FILE_NAME}. `tunesmith runs` lists the runs.") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}).") from None
+        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+            found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
+            raise RunError(f"{path} has schema version {found}; this tunesmith reads {SCHEMA_VERSION}. Update tunesmith.")
+        try:
+            return _build(cls, raw)
+        except (TypeError, KeyError) as error:
+            raise RunError(f"{path} is damaged ({error}).") from None
+
+
+def _build(kind: Any, raw: Any) -> Any:
+    """Rebuild nested dataclasses, lists and dictionaries of them from plain JSON values."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: _build(hints[f.name], raw[f.name]) for f in fields(kind) if f.name in raw})
+    arguments = [a for a in get_args(kind) if a is not type(None)]
+    if raw is None or not arguments or get_origin(kind) is Literal:
+        return raw
+    if get_origin(kind) is list:
+        return [_build(arguments[0], item) for item in raw]
+    if get_origin(kind) is dict:
+        return {key: _build(arguments[1], value) for key, value in raw.items()}
+    return _build(arguments[0], raw)

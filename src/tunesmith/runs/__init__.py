@@ -1,0 +1,1 @@
+"""The stories that commands tell: fit, resume, evaluate, predict, merge."""

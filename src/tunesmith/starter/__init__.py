@@ -1,0 +1,1 @@
+"""The small real models and data sets to begin with."""

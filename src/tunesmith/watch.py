@@ -1,0 +1,53 @@
+"""What the engine tells whoever watches a run: sentences, phases with progress, and training steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the current phase is; `training` phases also fill in what the last step measured."""
+
+    phase: str
+    """What is being done, in a few words: 'reading', 'training', 'evaluating'."""
+    done: int
+    """Units finished so far; equal to `total` when the phase is over."""
+    total: int | None = None
+    """Units in the phase, None if not known."""
+    unit: str = "steps"
+    """What is counted: 'steps', 'rows', 'bytes'."""
+    loss: float | None = None
+    """Mean loss per labelled token (or row) of the last step."""
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    """Real tokens (no padding) per second, over the last seconds."""
+    memory_bytes: int | None = None
+    """Resident memory of the process, or memory in use on the device."""
+
+
+class Watch(Protocol):
+    """Somebody who follows a run. Calls return at once and never fail."""
+
+    def say(self, text: str) -> None:
+        """Take note of a fact worth telling."""
+
+    def warn(self, text: str) -> None:
+        """Take note of something that may make the result worse than it could be."""
+
+    def progress(self, progress: Progress) -> None:
+        """Take note of how far the current phase is."""
+
+
+class Quiet:
+    """A watch that tells nobody."""
+
+    def say(self, text: str) -> None:
+        """Drop the fact."""
+
+    def warn(self, text: str) -> None:
+        """Drop the warning; it is in the run's record all the same."""
+
+    def progress(self, progress: Progress) -> None:
+        """Drop the progress."""
