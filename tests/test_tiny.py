@@ -1,9 +1,10 @@
 """The tiny models and tokenizers are what other tests rely on: alike when built twice, unlike for unlike inputs."""
 
 import pytest
+import torch
+
 import tiny_models
 import tiny_tokenizer
-import torch
 
 CASES = [
     *((name, "causal") for name in tiny_models.DECODERS),

@@ -88,6 +88,11 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": MAX_POSITIONS,
     },
 }
+_CLASSES = {
+    "causal": AutoModelForCausalLM,
+    "classification": AutoModelForSequenceClassification,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 _WIDTH_OF_INITIAL_WEIGHTS = {"bart": "init_std"}
 _INITIAL_STANDARD_DEVIATION = 0.3
 """At a width of 32 this makes logits differ by about one between inputs."""
@@ -117,17 +122,19 @@ def configuration(name: str, **changes: Any) -> PretrainedConfig:
     return AutoConfig.for_model(settings.pop("model_type", name), **settings)
 
 
+def on_meta(name: str, task: Task = "causal", *, num_labels: int = 3, **changes: Any) -> PreTrainedModel:
+    """The same model without weights."""
+    extra = {"num_labels": num_labels} if task == "classification" else {}
+    with torch.device("meta"):
+        return _CLASSES[task].from_config(configuration(name, **extra, **changes), dtype=torch.float32).eval()
+
+
 @functools.cache
 def _build(name: str, task: Task, num_labels: int, seed: int, changes: tuple[tuple[str, Any], ...]) -> PreTrainedModel:
     extra = {"num_labels": num_labels} if task == "classification" else {}
-    classes = {
-        "causal": AutoModelForCausalLM,
-        "classification": AutoModelForSequenceClassification,
-        "seq2seq": AutoModelForSeq2SeqLM,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = classes[task].from_config(configuration(name, **extra, **dict(changes)), dtype=torch.float32)
+        model = _CLASSES[task].from_config(configuration(name, **extra, **dict(changes)), dtype=torch.float32)
         _discriminate(model)
     return model.eval()
 

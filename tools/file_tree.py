@@ -1,7 +1,7 @@
 """The file tree with one line per file, made from the first line of each module's docstring.
 
-    python tools/file_tree.py              print it
-    python tools/file_tree.py README.md    write it between the markers in README.md
+python tools/file_tree.py              print it
+python tools/file_tree.py README.md    write it between the markers in README.md
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ START, END = "<!-- file tree -->", "<!-- end of file tree -->"
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tunesmith"
 _COLUMN = 26
+_DATA = {".toml": "settings", ".jinja": "template", ".css": "style sheet", ".txt": "text", ".json": "data"}
+"""Files of the package that are not code, and what they are called where their first line is no comment."""
 
 
 def tree() -> str:
@@ -41,8 +43,8 @@ def _lines(folder: Path, depth: int) -> list[str]:
                 lines += [_line(indent, f"{path.name}/", _summary(path / "__init__.py")), *_lines(path, depth + 1)]
         elif path.suffix == ".py" and (path.name != "__init__.py" or depth == 1):
             lines.append(_line(indent, path.name, _summary(path)))
-        elif path.suffix in {".toml", ".jinja", ".txt", ".json"}:
-            lines.append(_line(indent, path.name, _first_comment(path)))
+        elif path.suffix in _DATA:
+            lines.append(_line(indent, path.name, _first_comment(path) or _DATA[path.suffix]))
     return lines
 
 
@@ -53,7 +55,7 @@ def _line(indent: str, name: str, summary: str) -> str:
 def _summary(path: Path) -> str:
     """The first sentence of a module's docstring, without its full stop."""
     if not path.exists():
-        return ""
+        return "what is not code"
     paragraph = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
     return " ".join(paragraph.split()).split(". ")[0].rstrip(".")
 

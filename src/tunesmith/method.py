@@ -45,4 +45,6 @@ class Method(ABC):
         Raises:
             NotMergeable: If no change of the base weights can express the method.
         """
-        raise NotMergeable(f"{self.name!r} cannot be merged: it adds computation, not weights. Keep the adapter beside the base model.")
+        raise NotMergeable(
+            f"{self.name!r} cannot be merged: it adds computation, not weights. Keep the adapter beside the base model."
+        )

@@ -33,7 +33,9 @@ def find(package: str, name: str, contract: type[Plugin]) -> type[Plugin]:
     if name not in known:
         raise unknown(package.rsplit(".", 1)[-1].rstrip("s"), name, known)
     module = importlib.import_module(f"{package}.{name.replace('-', '_')}")
-    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, contract) and c.__module__ == module.__name__]
+    own = [
+        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, contract) and c.__module__ == module.__name__
+    ]
     assert len(own) == 1, f"{module.__name__} must define exactly one {contract.__name__}, found {len(own)}"
     return own[0]
 

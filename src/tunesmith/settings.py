@@ -24,6 +24,7 @@ from tunesmith.quantity import Duration, Range
 
 Layout = TypeVar("Layout")
 Tree = dict[str, object]
+DEFAULT_METHOD = "lora"
 Task = Literal["auto", "chat", "classification", "text", "seq2seq"]
 
 
@@ -114,7 +115,7 @@ class FitSettings:
     """Hub id, folder, .gguf file or starter:NAME."""
     task: Task = "auto"
     """What to learn; auto goes by the shape of the rows."""
-    method: dict[str, object] = field(default_factory=lambda: {"name": "lora"})
+    method: dict[str, object] = field(default_factory=lambda: {"name": DEFAULT_METHOD})
     """The method's name under `name`, beside its own settings."""
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -204,11 +205,11 @@ def _check_other(value: object, kind: object, label: str) -> object:
 
 
 def check_method(value: object, label: str) -> Tree:
-    """A method as a dictionary with its `name`, LoRA if it has none; a bare name stands for its default settings."""
+    """A method as a dictionary with its `name` (the default one's if it has none); a bare name means default settings."""
     tree = {"name": value} if isinstance(value, str) else value
-    if not isinstance(tree, Mapping) or not isinstance(tree.get("name", "lora"), str):
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("name", DEFAULT_METHOD), str):
         raise SettingsError(f"{label} must be a method's name or a table with `name` and its settings, found {value!r}.")
-    return {"name": "lora", **tree}
+    return {"name": DEFAULT_METHOD, **tree}
 
 
 def _unknown_key(layout: type, key: str, where: str, prefix: str) -> SettingsError:
@@ -285,5 +286,5 @@ def load_preset(name: str) -> Tree:
     """
     known = preset_names()
     if name not in known:
-        raise registry.unknown("preset", name, known)
+        raise registry.unknown("preset", name, known or ["none in this version"])
     return tomllib.loads((resources.files("tunesmith") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))

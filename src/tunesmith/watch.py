@@ -27,6 +27,32 @@ class Progress:
     """Resident memory of the process, or memory in use on the device."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RehearsedRow:
+    """One training row exactly as the model will see it."""
+
+    tokens: tuple[str, ...]
+    """The text of each token, in order; joined they are the row."""
+    learnt: tuple[bool, ...]
+    """Whether each token carries loss; all False where the loss is on a label."""
+    label: str | None = None
+    """What is to be predicted for the whole row, if that is what is learnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a run would do: everything that `fit --dry-run` shows."""
+
+    settings: dict[str, object]
+    """The resolved settings tree: every default decided."""
+    description: tuple[str, ...]
+    """What was found in the data, in sentences."""
+    rows: tuple[RehearsedRow, ...]
+    num_steps: int
+    predicted_seconds: float | None = None
+    predicted_memory_bytes: int | None = None
+
+
 class Watch(Protocol):
     """Somebody who follows a run. Calls return at once and never fail."""
 

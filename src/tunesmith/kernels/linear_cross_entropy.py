@@ -50,6 +50,11 @@ def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     return losses
 
 
+def row_logits(hidden: Tensor, head: Head) -> Tensor:
+    """Logits `(rows, vocabulary)` in float32, for few rows."""
+    return _logits(hidden, head.weight, head.bias, head.scale, head.softcap)
+
+
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     budget = CHUNK_ELEMENTS_CPU if hidden.device.type == "cpu" else CHUNK_ELEMENTS_ACCELERATOR
     size = max(16, budget // weight.shape[0])

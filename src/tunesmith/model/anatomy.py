@@ -34,11 +34,23 @@ def linear_weight(module: nn.Module) -> Tensor:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
+def is_tied(model: nn.Module, module: nn.Module) -> bool:
+    """Whether the model uses the module's weight at another place too, as embeddings do."""
+    same = [p for _, p in model.named_parameters(remove_duplicate=False) if p is module.weight]
+    return len(same) > 1
+
+
+def stores_inputs_first(module: nn.Module) -> bool:
+    """Whether the weight is stored as (inputs, outputs), as in GPT-2."""
+    return isinstance(module, Conv1D)
+
+
 def linear_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     """Paths of the linear layers that a method adapts.
 
-    `targets` are patterns for the last part of a layer's name, or `all-linear`: every linear layer except
-    heads (the output embeddings, a classification head) and the pooler, which belong to the task.
+    `targets` are patterns for the last part of a layer's name, or for the whole path if they contain a dot, or
+    `all-linear`: every linear layer except heads (the output embeddings, a classification head) and the pooler,
+    which belong to the task.
 
     Raises:
         NoSuchTarget: If a pattern matches nothing; the message lists what the model has.
@@ -49,12 +61,15 @@ def linear_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     if targets == (ALL_LINEAR,):
         return body
     leaves = sorted({n.rsplit(".", 1)[-1] for n in found})
+    wanted: set[str] = set()
     for target in targets:
-        if not fnmatch.filter(leaves, target):
+        matches = fnmatch.filter(found if "." in target else leaves, target)
+        wanted.update(matches)
+        if not matches:
             raise NoSuchTarget(
                 f"Target {target!r} matches no linear layer. This model has: {', '.join(leaves)}; or use {ALL_LINEAR!r}."
             )
-    return [n for n in found if any(fnmatch.fnmatchcase(n.rsplit(".", 1)[-1], t) for t in targets)]
+    return [n for n in found if n in wanted or n.rsplit(".", 1)[-1] in wanted]
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
@@ -125,7 +140,13 @@ def is_encoder_decoder(model_config: object) -> bool:
 
 def first_position(model_config: object) -> int:
     """The position number of a row's first token: 0, but RoBERTa's relatives begin after the padding index."""
-    if getattr(model_config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl"):
+    if getattr(model_config, "model_type", "") in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "roberta-prelayernorm",
+        "xlm-roberta-xl",
+    ):
         return (getattr(model_config, "pad_token_id", None) or 0) + 1
     return 0
 
@@ -174,3 +195,8 @@ def head_dtype(model: PreTrainedModel) -> torch.dtype:
     """Data type of the classification head."""
     names = new_head_parameters(model)
     return model.get_parameter(names[0]).dtype if names else model.dtype
+
+
+def reader(model: PreTrainedModel) -> nn.Module:
+    """The part that turns an input into hidden states: the encoder of an encoder-decoder, else the backbone."""
+    return model.get_encoder() if is_encoder_decoder(model.config) else backbone(model)

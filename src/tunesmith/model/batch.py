@@ -24,9 +24,8 @@ class Batch:
     """(labelled,) where in the stream (or, with a decoder, in the target stream) a token is predicted; None: one target a row."""
     token_types: Tensor | None = None
     """(tokens,) which text of a pair, for encoders that want it."""
-    decoder_ids: Tensor | None = None
-    """(target tokens,) what the decoder of an encoder-decoder reads, row after row."""
     decoder_lengths: list[int] | None = None
+    """With an encoder-decoder: tokens of each row's target; the targets are all of them, one row after the other."""
     num_real_tokens: int = 0
     """Tokens of the rows as the data has them; the last one of a row predicts nothing and is left out of the stream."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_losses
+from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
 from tunesmith.model import anatomy, heads
 from tunesmith.model.batch import Batch, pad
 from tunesmith.model.packed import hidden_states, packing
@@ -39,6 +39,14 @@ class Forward(ABC):
     def class_logits(self, batch: Batch) -> Tensor:
         """`(rows, classes)` float32; opens its own scope."""
 
+    @abstractmethod
+    def token_logits(self, batch: Batch) -> Tensor:
+        """`(tokens, vocabulary)` of every token of the stream; for short streams, opens its own scope."""
+
+    @abstractmethod
+    def mean_states(self, batch: Batch) -> Tensor:
+        """The mean over each row's final hidden states, `(rows, hidden)` float32; opens its own scope."""
+
 
 class PackedForward(Forward):
     """The stream goes through as it is."""
@@ -65,6 +73,14 @@ class PackedForward(Forward):
         with self.scope(batch):
             return heads.class_logits(self.model, self._hidden(batch), batch.segments(), batch.input_ids)
 
+    def token_logits(self, batch: Batch) -> Tensor:
+        with self.scope(batch):
+            return row_logits(self._hidden(batch), heads.language_head(self.model))
+
+    def mean_states(self, batch: Batch) -> Tensor:
+        with self.scope(batch):
+            return torch.stack([rows.float().mean(0) for rows in self._hidden(batch).split(batch.lengths)])
+
     def _hidden(self, batch: Batch) -> Tensor:
         return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
 
@@ -86,22 +102,41 @@ class PaddedForward(Forward):
     def class_logits(self, batch: Batch) -> Tensor:
         return self._logits(batch)
 
+    def token_logits(self, batch: Batch) -> Tensor:
+        input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
+        return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+
+    def mean_states(self, batch: Batch) -> Tensor:
+        input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
+        reader = anatomy.reader(self.model)
+        states = reader(input_ids=input_ids, attention_mask=mask).last_hidden_state.float() * mask[..., None]
+        return states.sum(1) / mask.sum(1, keepdim=True)
+
+    @property
+    def _filler(self) -> int:
+        return self.model.config.get_text_config().pad_token_id or 0
+
     def _logits(self, batch: Batch) -> Tensor:
         """`(targets, vocabulary or classes)` float32."""
-        filler = self.model.config.get_text_config().pad_token_id or 0
-        input_ids, mask = pad(batch.input_ids, batch.lengths, filler)
+        input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
         inputs = {"input_ids": input_ids, "attention_mask": mask}
         if batch.token_types is not None:
             inputs["token_type_ids"] = pad(batch.token_types, batch.lengths, 0)[0]
         lengths = batch.lengths
-        if batch.decoder_ids is not None and batch.decoder_lengths is not None:
+        if batch.decoder_lengths is not None:
             lengths = batch.decoder_lengths
-            inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = pad(batch.decoder_ids, lengths, filler)
-            mask = inputs["decoder_attention_mask"]
+            inputs["decoder_input_ids"], mask = self._decoder_inputs(batch.targets, lengths)
+            inputs["decoder_attention_mask"] = mask
         if batch.positions is None:
             return self.model(**inputs).logits.float()
         logits = self.model(**inputs, use_cache=False).logits
         return logits[mask.bool()].index_select(0, batch.positions).float()
+
+    def _decoder_inputs(self, targets: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Targets shifted right by one behind the model's start token, `(rows, longest)`, and their mask."""
+        rectangle, mask = pad(targets, lengths, self._filler)
+        start = torch.full_like(rectangle[:, :1], self.model.config.decoder_start_token_id)
+        return torch.cat([start, rectangle[:, :-1]], 1), mask
 
 
 def choose(model: PreTrainedModel, *, classification: bool) -> tuple[Forward, str | None]:
@@ -127,7 +162,9 @@ def choose(model: PreTrainedModel, *, classification: bool) -> tuple[Forward, st
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     difference = (packed - single).abs().max().item()
     if not difference <= tolerance * max(1.0, single.abs().max().item()):
-        return PaddedForward(model), f"{type(model).__name__} answers differently when packed (loss differs by {difference:.2g})"
+        return PaddedForward(
+            model
+        ), f"{type(model).__name__} answers differently when packed (loss differs by {difference:.2g})"
     return PackedForward(model), None
 
 

@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tunesmith.kernels.attention import Rule, segment_attention
 from tunesmith.kernels.segments import Segments
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, surgery
 
 NAME = "tunesmith_packed"
 _active: list[Segments] = []
@@ -46,7 +46,8 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, segments: Segments,
         inputs["token_type_ids"] = (torch.zeros_like(input_ids) if token_types is None else token_types)[None]
     if not anatomy.is_encoder(model.config):
         inputs["use_cache"] = False
-    return anatomy.backbone(model)(**inputs).last_hidden_state[0]
+    with surgery.without_pooler(model):  # it would pool the stream's first token; `heads` pools each row's
+        return anatomy.backbone(model)(**inputs).last_hidden_state[0]
 
 
 def _attention(

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+
+from tunesmith.model import anatomy
 
 _LEDGER = "_tunesmith_ledger"
 
@@ -70,11 +73,11 @@ def detach(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def cast_frozen(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset()) -> None:
-    """Store what does not learn in `dtype`; parameters that learn and the modules in `keep` stay as they are."""
-    kept = {id(p) for module in keep for p in (*module.parameters(), *module.buffers())}
+def cast(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset()) -> None:
+    """Store all parameters in `dtype`, but those of the modules in `keep`."""
+    kept = {id(p) for module in keep for p in module.parameters()}
     for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point() and id(parameter) not in kept:
+        if parameter.is_floating_point() and id(parameter) not in kept:
             parameter.data = parameter.data.to(dtype)
 
 
@@ -86,6 +89,17 @@ def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         object.__delattr__(module, "forward")
+
+
+@contextlib.contextmanager
+def without_pooler(model: PreTrainedModel) -> Iterator[None]:
+    """Let the backbone skip its pooler for a while."""
+    module = anatomy.pooler(model)
+    if module is None:
+        yield
+        return
+    with stand_in(module, lambda states: states):
+        yield
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def _rate(tokens: dict[int, float], seconds: dict[int, float]) -> Curve:
     """Tokens per second between neighbouring steps; pairs across a restart of the clock are left out."""
     shared = sorted(tokens.keys() & seconds.keys())
     points = {}
-    for before, after in zip(shared, shared[1:], strict=False):
+    for before, after in pairwise(shared):
         tokens_between, seconds_between = tokens[after] - tokens[before], seconds[after] - seconds[before]
         if tokens_between > 0 and seconds_between > 0:
             points[after] = tokens_between / seconds_between

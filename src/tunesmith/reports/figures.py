@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith.quantity import format_bytes
@@ -10,12 +11,22 @@ from tunesmith.reports.curves import Curve, Curves, smooth, thin
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.svg import COLOURS, SMALL, WIDE, draw
-from tunesmith.reports.wording import format_measure, metric_wording
+from tunesmith.reports.verdict import PAIRED
+from tunesmith.reports.wording import format_measure, metric_wording, stage_title, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MIN_RAW_POINTS = 8
+_SCORES = ("accuracy", "macro_f1", "exact_match", "perplexity")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and its caption."""
+
+    title: str
+    svg: str
 
 
 def loss_figure(curves: Curves, best_step: int | None) -> str:
@@ -31,7 +42,7 @@ def loss_figure(curves: Curves, best_step: int | None) -> str:
             axes.plot(*validation, color=COLOURS["second"], linewidth=1.8, marker="o", markersize=4, label="validation")
         _mark_best(axes, best_step)
         _label_steps(axes)
-        axes.legend(loc="upper right")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, borderaxespad=0, columnspacing=1.2, handlelength=1.4)
 
     return draw("loss", "Loss of training and validation over steps.", WIDE, plot)
 
@@ -75,7 +86,7 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
     if not shown:
         return ""
     title = printable(metric_wording(metric).title)
-    spoken = "; ".join(f"{printable(s.name)}: {format_measure(metric, s.metrics[metric])}" for s in shown)
+    spoken = "; ".join(f"{printable(stage_title(s))}: {format_measure(metric, s.metrics[metric])}" for s in shown)
 
     def plot(axes: Axes) -> None:
         _plot_whiskers(axes, metric, shown)
@@ -83,19 +94,24 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
     return draw(f"interval-{_identifier(metric)}", f"{title}. {spoken}", (5.4, 0.75 + 0.4 * len(shown)), plot)
 
 
-def figures(result: RunResult, curves: Curves) -> dict[str, list[str]]:
-    """All figures of a report by the section they stand in: 'metrics', 'training' and 'cost'."""
+def figures(result: RunResult, curves: Curves) -> dict[str, list[Figure]]:
+    """All figures of a report by the place where they stand: 'metrics', 'training' and 'small'."""
     best_step = result.progress.best_step if result.progress else None
     metrics = list(dict.fromkeys(name for stage in result.stages for name in stage.metrics))
-    drawn = [name for name in ("accuracy", "macro_f1", "perplexity") if name in metrics] or metrics[:2]
-    score = next((name for name in ("accuracy", "macro_f1", "perplexity") if name in curves.evaluations), "")
+    drawn = [name for name in _SCORES if name in metrics] or metrics[:2]
+    score = next((name for name in _SCORES if name in curves.evaluations), "")
     predicted = result.cost.predicted_memory_bytes if result.cost else None
-    drawings = {
-        "metrics": [interval_figure(name, [s for s in result.stages if s.split != "general text"]) for name in drawn],
-        "training": [loss_figure(curves, best_step), score_figure(curves, score, best_step)],
-        "cost": [speed_figure(curves), memory_figure(curves, predicted), learning_rate_figure(curves)],
+    stages = [stage for stage in result.stages if stage.split != "general text" and stage.name != PAIRED]
+    found = {
+        "metrics": [(title_of(name), interval_figure(name, stages)) for name in drawn],
+        "training": [("Loss", loss_figure(curves, best_step)), (title_of(score), score_figure(curves, score, best_step))],
+        "small": [
+            ("Learning rate", learning_rate_figure(curves)),
+            ("Real tokens per second", speed_figure(curves)),
+            ("Memory held", memory_figure(curves, predicted)),
+        ],
     }
-    return {section: [drawing for drawing in found if drawing] for section, found in drawings.items()}
+    return {place: [Figure(title, svg) for title, svg in pairs if svg] for place, pairs in found.items()}
 
 
 def _plot_training(axes: Axes, curve: Curve) -> None:
@@ -116,7 +132,7 @@ def _plot_whiskers(axes: Axes, metric: str, stages: list[Stage]) -> None:
         if measure.low is not None and measure.high is not None:
             axes.plot([measure.low, measure.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot([measure.value], [row], color=colour, marker="o", markersize=6.5)
-    labels = [shorten(printable(f"{stage.name} · {stage.split}", multiline=False), 36) for stage in stages]
+    labels = [shorten(printable(f"{stage_title(stage)} · {stage.split}", multiline=False), 40) for stage in stages]
     axes.set_yticks(range(len(stages)), labels)
     axes.set_ylim(len(stages) - 0.4, -0.6)
     axes.grid(visible=True, axis="x")
@@ -132,26 +148,22 @@ def _small_figure(
     """One curve over steps from zero up, with a dashed level if there is one."""
     if curve is None or not len(curve[0]):
         return ""
+    from matplotlib.ticker import MaxNLocator
+
     steps, values = thin(curve, 200)
 
     def plot(axes: Axes) -> None:
         axes.plot(steps, values, color=COLOURS["first"], linewidth=1.5)
         if level is not None:
             axes.axhline(level, color=COLOURS["marked"], linewidth=1.2, linestyle=(0, (4, 3)))
-            axes.annotate("predicted peak", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+            where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+            axes.annotate("predicted peak", (1, level), ha="right", va="bottom", fontsize=9, **where)
         axes.set_ylim(0, max(values.max(), level or 0) * 1.18 or 1)
-        axes.yaxis.set_major_locator(_few_ticks())
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.yaxis.set_major_formatter(lambda value, _: write(value) if value else "0")
         _label_steps(axes)
 
     return draw(name, description, SMALL, plot)
-
-
-def _few_ticks() -> object:
-    """A locator of at most five round numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=4)
 
 
 def _mark_best(axes: Axes, best_step: int | None) -> None:

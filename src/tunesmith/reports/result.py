@@ -9,24 +9,15 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tunesmith.errors import RunError
+from tunesmith.measure import Measure
 
 SCHEMA_VERSION = 1
 FILE_NAME = "run.json"
 Status = Literal["running", "finished", "interrupted", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A number that was measured, with its 95 % interval where one can be given."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    count: int | None = None
-    """Rows (or tokens, or documents) that it was measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +175,24 @@ def _build(kind: Any, raw: Any) -> Any:
         hints = get_type_hints(kind)
         return kind(**{f.name: _build(hints[f.name], raw[f.name]) for f in fields(kind) if f.name in raw})
     arguments = [a for a in get_args(kind) if a is not type(None)]
-    if raw is None or not arguments or get_origin(kind) is Literal:
+    if kind is Any:
         return raw
+    if get_origin(kind) is UnionType:
+        return None if raw is None else _build(arguments[0], raw)
+    _require(kind, raw)
     if get_origin(kind) is list:
         return [_build(arguments[0], item) for item in raw]
     if get_origin(kind) is dict:
         return {key: _build(arguments[1], value) for key, value in raw.items()}
-    return _build(arguments[0], raw)
+    return raw
+
+
+def _require(kind: Any, raw: Any) -> None:
+    """Fail if a plain JSON value is of another type: a report would take a text for a number.
+
+    Raises:
+        TypeError: Naming the value and the type.
+    """
+    accepted = {str: str, int: (int, float), float: (int, float), list: list, dict: dict}.get(get_origin(kind) or kind, object)
+    if not isinstance(raw, accepted) or (get_origin(kind) is Literal and raw not in get_args(kind)):
+        raise TypeError(f"{str(raw)[:60]!r} where {getattr(kind, '__name__', kind)} is expected")

@@ -11,20 +11,22 @@ import io
 import re
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"ink": "#010101", "muted": "#020202", "line": "#030303", "first": "#040404", "second": "#050505", "marked": "#060606"}
+_NAMES = ("ink", "muted", "line", "first", "second", "marked")
+COLOURS = {name: f"#{number:02x}{number:02x}{number:02x}" for number, name in enumerate(_NAMES, 1)}
 """Marker colours by the page's variable that replaces them."""
+_VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 SMALL, WIDE = (3.6, 2.25), (5.4, 3.0)
 """Sizes of a drawing in inches."""
 _PROPERTIES = frozenset(
-    "fill fill-opacity opacity stroke stroke-opacity stroke-width stroke-dasharray stroke-dashoffset stroke-linejoin "
-    "stroke-linecap stroke-miterlimit text-anchor".split()
+    {"fill", "fill-opacity", "opacity", "text-anchor"}
+    | {f"stroke{ending}" for ending in ("", "-opacity", "-width", "-dasharray", "-dashoffset", "-linejoin", "-linecap")}
 )
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9.5,
@@ -77,24 +79,27 @@ def _clean(svg: str, name: str, description: str) -> str:
     """The drawing without prologue, metadata and style, with ids of its own and the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' style="([^"]*)"', _presentation, svg)
-    svg = re.sub(r' id="', f' id="{name}-', svg)
-    svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    opening = f'<svg class="drawing" role="img" aria-label="{html.escape(description)}"'
     view_box = re.search(r'viewBox="([\d. ]+)"', svg)
-    body = svg[svg.index(">") + 1 :]
-    return f'{opening} viewBox="{view_box[1] if view_box else ""}">{re.sub(r"\n\s*", chr(10), body).strip()}'
+    opening = f'<svg class="drawing" role="img" aria-label="{html.escape(description)}"'
+    body = re.sub(r"<\w[^>]*>", lambda tag: _clean_tag(tag[0], name), svg[svg.index(">") + 1 :])
+    body = re.sub(r"\n\s*", "\n", body).strip()
+    return f'{opening} viewBox="{view_box[1] if view_box else "0 0 1 1"}">{body}'
+
+
+def _clean_tag(tag: str, name: str) -> str:
+    """One opening tag with its ids and references made unique to the drawing, and without style."""
+    tag = tag.replace(' id="', f' id="{name}-').replace(' xlink:href="#', f' href="#{name}-').replace("url(#", f"url(#{name}-")
+    return re.sub(r' style="([^"]*)"', _presentation, tag)
 
 
 def _presentation(style: re.Match[str]) -> str:
     """A style attribute as presentation attributes: only what paints, and the size of the font."""
-    attributes = []
+    attributes: list[tuple[str, str]] = []
     for declaration in html.unescape(style[1]).split(";"):
         key, _, value = (part.strip() for part in declaration.partition(":"))
-        if key == "font":
+        if key in ("font", "font-size"):
             size = re.search(r"([\d.]+)px", value)
             attributes += [("font-size", size[1])] if size else []
         elif key in _PROPERTIES:
-            attributes.append((key, next((f"var(--{n})" for n, colour in COLOURS.items() if colour == value), value)))
+            attributes.append((key, _VARIABLES.get(value, value)))
     return "".join(f' {key}="{html.escape(value)}"' for key, value in attributes)

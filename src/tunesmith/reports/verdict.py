@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tunesmith.measure import Measure
 from tunesmith.quantity import format_count
-from tunesmith.reports.result import Measure, RunResult, Stage
+from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.wording import HEADLINE_ORDER, format_interval, format_measure, format_value, metric_wording
 
 Difference = Literal["better", "worse", "none found", "not measured"]
@@ -38,7 +39,8 @@ def judge(result: RunResult) -> Verdict:
     measure = tuned.metrics[metric]
     where = f"On {_rows(result, metric, tuned)}, "
     if baseline is None:
-        sentence = f"{where}{metric_wording(metric).title} is {format_measure(metric, measure)}; no baseline was measured beside it."
+        title = metric_wording(metric).title
+        sentence = f"{where}{title} is {format_measure(metric, measure)}; no baseline was measured beside it."
         return Verdict("not measured", sentence, metric, tuned)
     paired = _paired(result.stages, metric, tuned.split)
     difference = _difference(metric, baseline.metrics[metric], measure, paired)
@@ -77,8 +79,10 @@ def _strongest_baseline(stages: list[Stage], metric: str, split: str) -> Stage |
 
 
 def _paired(stages: list[Stage], metric: str, split: str) -> Measure | None:
-    """Tuned minus base measured row by row, if the run has it."""
-    return next((s.metrics[metric] for s in stages if s.name == PAIRED and s.split == split and metric in s.metrics), None)
+    """Tuned minus base measured row by row, if the run has it; perplexity rises and falls with the loss."""
+    names = (metric, "loss") if metric == "perplexity" else (metric,)
+    found = (s.metrics for s in stages if s.name == PAIRED and s.split == split)
+    return next((metrics[name] for metrics in found for name in names if name in metrics), None)
 
 
 def _difference(metric: str, before: Measure, after: Measure, paired: Measure | None) -> Difference:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tunesmith.measure import Measure
 from tunesmith.quantity import format_count, format_percent
-from tunesmith.reports.result import Cost, Measure, ModelFacts
+from tunesmith.reports.result import Cost, ModelFacts, Stage
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,32 @@ METRICS = {
 HEADLINE_ORDER = ("accuracy", "macro_f1", "exact_match", "perplexity", "loss")
 
 GAUGES = {
-    "kl_to_base": MetricWording("Divergence from the base model", digits=3),
-    "general_perplexity_ratio": MetricWording("Perplexity on general text, tuned ÷ base", digits=3),
-    "representation_similarity": MetricWording("Similarity of representations", digits=3),
-    "kept_neighbours": MetricWording("Kept nearest neighbours", is_share=True),
+    "general_perplexity_before": MetricWording("perplexity on general text, base", False, digits=2),
+    "general_perplexity_after": MetricWording("perplexity on general text, tuned", False, digits=2),
+    "general_perplexity_ratio": MetricWording("perplexity on general text, tuned ÷ base", False),
+    "kl_to_base": MetricWording("divergence from the base model", False),
+    "representation_similarity": MetricWording("similarity of representations", True),
+    "kept_neighbours": MetricWording("kept nearest neighbours", True, True),
 }
 _GAUGE_EXPLANATIONS = {
-    "kl_to_base": "How far the next-token predictions moved on general text, in nats per token: 0 means they are those of the base model.",
-    "general_perplexity_ratio": "How well it still predicts text that has nothing to do with the task: 1 means as before, above 1 means some of it was forgotten.",
-    "representation_similarity": "Cosine between what both models make of the same general text: 1 means unchanged, 0 means unrelated.",
-    "kept_neighbours": "Share of texts whose closest texts are still the same: 100 % means that what was similar before is similar now.",
+    "general_perplexity_before": "How well the base model predicts text that has nothing to do with the task; lower is better.",
+    "general_perplexity_after": "The same of the tuned model: what it is above the base model's was forgotten.",
+    "general_perplexity_ratio": "1 means that it predicts general text as before, above 1 that some of it was forgotten.",
+    "kl_to_base": "How far its predictions on general text moved, in nats per token: 0 means not at all.",
+    "representation_similarity": "Cosine between what both models make of the same general text: 1 is unchanged, 0 unrelated.",
+    "kept_neighbours": "Share of general texts nearest to each other that still are: 100 % means all of them.",
 }
+
+
+def stage_title(stage: Stage) -> str:
+    """What a stage is called to a reader; one that has only its split's name is the tuned model."""
+    return "tuned model" if stage.name.lower() == stage.split.lower() else stage.name
+
+
+def title_of(name: str) -> str:
+    """The title of a metric or gauge with a capital, for a heading."""
+    title = metric_wording(name).title
+    return title[:1].upper() + title[1:]
 
 
 def metric_wording(name: str) -> MetricWording:

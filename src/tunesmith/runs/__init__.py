@@ -1,1 +1,1 @@
-"""The stories that commands tell: fit, resume, evaluate, predict, merge."""
+"""The stories: fit, resume, evaluate, predict, merge - everything below put together, told step by step."""

@@ -1,0 +1,91 @@
+"""Starts contestants in fresh processes with a clean, equal environment, one at a time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import job as jobs
+from benchmarks import machine, peer_environment
+from benchmarks.contestants import Configuration
+
+INHERITED_NOT = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "LD_PRELOAD", "GLIBC_TUNABLES", "TORCH", "PYTHON", "TUNESMITH_")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process."""
+
+    measurement: jobs.Measurement
+    seconds: float
+    """From start to end of the process."""
+    other_cores: float
+    """How many cores everything else on the machine kept busy meanwhile; 0 on a quiet machine."""
+
+
+def start(configuration: Configuration, job: jobs.Job, num_threads: int) -> Run:
+    """Run a job in a fresh process of the contestant and give its measurement.
+
+    Raises:
+        ChildProcessError: The process failed; the message ends with what it said last.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        question, answer = Path(scratch, "job.json"), Path(scratch, "measurement.json")
+        jobs.write(job, question)
+        busy, own, begin = machine.busy_seconds(), _children_seconds(), time.monotonic()
+        done = subprocess.run(
+            [str(_python(configuration)), "-m", f"benchmarks.contestants.{configuration.module}", question, answer],
+            cwd=peer_environment.ROOT,
+            env=variables(dict(os.environ), configuration, num_threads),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - begin
+        if done.returncode != 0:
+            raise ChildProcessError(f"{configuration.about}: exit code {done.returncode}\n{done.stderr[-4000:]}")
+        others = machine.busy_seconds() - busy - (_children_seconds() - own)
+        return Run(jobs.read_measurement(answer), seconds, max(0.0, others / seconds))
+
+
+def job_of(configuration: Configuration, folder: Path, sections: list[tuple[str, int, int]], num_warmup_steps: int) -> jobs.Job:
+    """The training job of a configuration."""
+    return jobs.Job(
+        mode="train",
+        workload_folder=str(folder),
+        sections=sections,
+        num_warmup_steps=num_warmup_steps,
+        precision=configuration.precision,
+        rows_per_pass=configuration.rows_per_pass,
+        order=configuration.order,
+    )
+
+
+def variables(inherited: dict[str, str], configuration: Configuration, num_threads: int) -> dict[str, str]:
+    """The environment of a contestant: what changes speed is set by the benchmark alone."""
+    kept = {name: value for name, value in inherited.items() if not name.startswith(INHERITED_NOT)}
+    return {
+        **kept,
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **configuration.variables,
+    }
+
+
+def _python(configuration: Configuration) -> Path:
+    return Path(sys.executable) if configuration.module == "tunesmith" else peer_environment.python()
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,105 @@
+"""Runs one contestant inside its own fresh process and measures it. Imports nothing heavy before the contestant does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import job as jobs
+from benchmarks import process_memory, workload
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StepLog:
+    """Takes the time of every optimizer step and keeps what the contestant reports about it."""
+
+    def __init__(self) -> None:
+        self.step_seconds: list[float] = []
+        self.losses: list[float] = []
+        self.gradient_norms: list[float] = []
+        self._last_seconds = 0.0
+
+    def start(self) -> None:
+        """Training begins now."""
+        self._last_seconds = time.perf_counter()
+
+    def step_ended(self) -> None:
+        """An optimizer step is complete now."""
+        now_seconds = time.perf_counter()
+        self.step_seconds.append(now_seconds - self._last_seconds)
+        self._last_seconds = now_seconds
+
+    def report(self, loss: float, gradient_norm: float) -> None:
+        """Keep the mean loss per labelled token and the gradient norm of a step."""
+        self.losses.append(loss)
+        self.gradient_norms.append(gradient_norm)
+
+
+class Contestant(ABC):
+    """A way to train the adapter."""
+
+    packages: tuple[str, ...]
+    """Distributions whose versions are recorded."""
+
+    @abstractmethod
+    def load(self, job: jobs.Job) -> None:
+        """Load the model and put the initial adapter on it."""
+
+    @abstractmethod
+    def train(self, rows: list[workload.Row], job: jobs.Job, log: StepLog) -> None:
+        """Train on the rows in their order, `job.rows_per_step` to a step, constant learning rate, no clipping, no decay."""
+
+    @abstractmethod
+    def adapter(self) -> Mapping[str, Tensor]:
+        """The adapter's tensors as they are now, by the names in PEFT's file."""
+
+
+def run(contestant: Contestant) -> None:
+    """Do the job named on the command line (`JOB.json ANSWER.json`) and write what was measured."""
+    import_bytes = process_memory.status_bytes("VmRSS")
+    process_memory.reset_peak()
+    job = jobs.read_job(Path(sys.argv[1]))
+    measurement = jobs.Measurement(import_bytes=import_bytes)
+    measurement.versions = {name: importlib.metadata.version(name) for name in contestant.packages}
+    if job.mode == "train":
+        _train(contestant, job, measurement)
+    jobs.write(measurement, Path(sys.argv[2]))
+
+
+def _train(contestant: Contestant, job: jobs.Job, measurement: jobs.Measurement) -> None:
+    rows = job.rows(workload.read(job.folder / "rows.json"))
+    start_seconds = time.perf_counter()
+    contestant.load(job)
+    measurement.load_seconds = time.perf_counter() - start_seconds
+    measurement.load_peak_bytes = process_memory.status_bytes("VmHWM")
+    process_memory.reset_peak()
+    log = StepLog()
+    log.start()
+    contestant.train(rows, job, log)
+    measurement.train_peak_bytes = process_memory.status_bytes("VmHWM")
+    measurement.end_anonymous_bytes = process_memory.status_bytes("RssAnon")
+    measurement.end_file_bytes = process_memory.status_bytes("RssFile")
+    measurement.step_seconds, measurement.losses = log.step_seconds, log.losses
+    measurement.gradient_norms = log.gradient_norms
+    _compare_adapters(contestant.adapter(), job.folder / "adapter" / "adapter_model.safetensors", measurement)
+
+
+def _compare_adapters(final: Mapping[str, Tensor], initial_file: Path, measurement: jobs.Measurement) -> None:
+    from safetensors.torch import load_file
+
+    initial = load_file(initial_file)
+    if initial.keys() != final.keys():
+        missing = sorted(initial.keys() ^ final.keys())
+        raise SystemExit(f"the trained adapter has other tensors than the initial one: {missing[:4]} ({len(missing)} in all).")
+    changes = [(final[name].detach().float() - tensor.float()).double() for name, tensor in initial.items()]
+    measurement.num_trainable = sum(change.numel() for change in changes)
+    measurement.num_unmoved = sum(not bool(change.any()) for change in changes)
+    initial_square = sum(float(tensor.double().square().sum()) for tensor in initial.values())
+    measurement.movement = (sum(float(change.square().sum()) for change in changes) / initial_square) ** 0.5

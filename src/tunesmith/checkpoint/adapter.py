@@ -1,0 +1,38 @@
+"""Saves and loads what a method learnt: in PEFT's format if PEFT has the method, else in tunesmith's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from tunesmith.checkpoint import peft_format, trained
+from tunesmith.errors import ModelError
+from tunesmith.interchange import PeftFormat
+from tunesmith.method import Method
+
+
+def save(model: nn.Module, method: Method, folder: Path, *, base_model: str) -> None:
+    """Write the adapter to `folder`, whole or not at all; `base_model` is the base as the user named it.
+
+    Raises:
+        DiskFull: If there is too little room.
+        RunError: If the folder cannot be written for another reason.
+    """
+    if isinstance(method, PeftFormat):
+        peft_format.write(model, method, folder, base_model=base_model)
+    else:
+        trained.save_trained(model, method, folder)
+
+
+def load(model: nn.Module, folder: Path) -> Method:
+    """Attach the adapter in `folder` to a bare model, and give the method it is of.
+
+    Raises:
+        InputError: If it is no adapter, cannot be read safely, or belongs to another model.
+    """
+    if (folder / peft_format.CONFIG).exists():
+        return peft_format.load(model, folder)
+    if (folder / trained.METHOD).exists():
+        return trained.load_trained(model, folder)
+    raise ModelError(f"{folder} holds no adapter: it has neither {peft_format.CONFIG} nor {trained.METHOD}.")

@@ -1,0 +1,125 @@
+"""`tunesmith chat`: talk to a tuned model, or ask it one thing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from tunesmith.command import Command
+from tunesmith.commands import _folder, _output
+from tunesmith.commands._flags import OptionalText
+from tunesmith.commands._view import View
+from tunesmith.errors import InputError
+from tunesmith.reports.result import RunResult
+
+if TYPE_CHECKING:
+    from tunesmith.data.examples import Message
+    from tunesmith.runs.predict import Predictor
+
+_LEAVE = ("/exit", "/quit")
+_FORGET = "/new"
+
+
+@dataclass(kw_only=True)
+class Chat(Command):
+    """Talk to the model of a run, or ask it one thing with --prompt.
+
+    While you talk, /new starts a new conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer.
+    A classifier answers with the label.
+    """
+
+    name = "chat"
+    example = 'tunesmith chat runs/instructions-smollm2-lora-1 --prompt "Name three colours."'
+
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, or its name in ./runs."""
+    prompt: Annotated[OptionalText, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = None
+    """Answer this and leave."""
+    system: Annotated[OptionalText, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = None
+    """What the model is told before the conversation."""
+    max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="Default: 256.")] = 256
+    """Longest answer in tokens."""
+    json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Print prompt and answer as one JSON object on stdout; needs --prompt."""
+    quiet: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Show nothing but the answers."""
+
+    def run(self) -> int:
+        if self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens must be at least 1, found {self.max_new_tokens}.")
+        if self.json and self.prompt is None:
+            raise InputError("--json needs --prompt: a conversation is not one JSON object.")
+        folder = _folder.find_run(self.folder)
+        conversation = self._conversation(folder)
+        if self.prompt is not None:
+            answer = conversation.answer(self.prompt, shown=not self.json)
+            if self.json:
+                _output.emit_json({"run": str(folder), "prompt": self.prompt, "answer": answer})
+            return 0
+        return self._talk(conversation)
+
+    def _conversation(self, folder: Path) -> Conversation:
+        """A fresh conversation with the model of the run."""
+        result = RunResult.load(folder)
+        from tunesmith.runs import predict
+
+        with View(quiet=self.quiet) as view:
+            view.say(f"loading {folder}")
+            return Conversation(predict.load(folder), result.task, self.system, self.max_new_tokens)
+
+    def _talk(self, conversation: Conversation) -> int:
+        """Read lines until the user leaves."""
+        asked = "> " if sys.stdin.isatty() else ""
+        while True:
+            try:
+                line = input(asked).strip()
+            except EOFError:
+                return 0
+            if line in _LEAVE:
+                return 0
+            if line == _FORGET:
+                conversation.start()
+            elif line:
+                conversation.answer(line, shown=True)
+
+
+class Conversation:
+    """Messages so far, and the model that answers the next one."""
+
+    def __init__(self, predictor: Predictor, task: str, system: str | None, max_new_tokens: int) -> None:
+        self._predictor, self._task, self._system, self._max_new_tokens = predictor, task, system, max_new_tokens
+        self._messages: list[Message] = []
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was said."""
+        from tunesmith.data.examples import Message
+
+        self._messages = [Message("system", self._system)] if self._system else []
+
+    def answer(self, prompt: str, *, shown: bool) -> str:
+        """The answer to the next message, streamed to stdout if `shown`; Ctrl-C ends it early."""
+        if self._task != "chat":
+            answer = str(self._predictor.predict([prompt])[0])
+            if shown:
+                _output.say(answer)
+            return answer
+        from tunesmith.data.examples import Message
+
+        self._messages.append(Message("user", prompt))
+        pieces: list[str] = []
+        try:
+            for piece in self._predictor.chat(self._messages, max_new_tokens=self._max_new_tokens):
+                pieces.append(piece)
+                if shown:
+                    _output.stream(piece)
+        except KeyboardInterrupt:
+            pieces.append(" [stopped]")
+        if shown:
+            _output.say("")
+        self._messages.append(Message("assistant", "".join(pieces)))
+        return "".join(pieces)

@@ -1,0 +1,63 @@
+"""Class names: found in the data, ordered, and checked against what a model knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+
+from tunesmith.data.convert import Converted
+from tunesmith.data.examples import Example, Labelled
+from tunesmith.data.raw import RawTable
+from tunesmith.errors import DataError
+
+MAX_CLASSES = 1_000
+
+
+def class_names(examples: Sequence[Example], column: str) -> tuple[str, ...]:
+    """The classes in the data, in the order of their ids: numbers by value, names by alphabet.
+
+    Raises:
+        DataError: If there is only one, or nearly every row has its own.
+    """
+    counts = Counter(example.label for example in examples if isinstance(example, Labelled))
+    if len(counts) == 1:
+        only = next(iter(counts))
+        raise DataError(f"All {counts.total():,} rows have the label {only!r} in `{column}`: there is nothing to tell apart.")
+    if len(counts) > MAX_CLASSES or (len(counts) > 20 and len(counts) > counts.total() / 2):
+        shown = ", ".join(repr(name[:30]) for name in list(counts)[:3])
+        raise DataError(
+            f"`{column}` holds {len(counts):,} different values in {counts.total():,} rows ({shown}, ...), too many for classes. "
+            "Name the column of the classes with --label-column."
+        )
+    numbers = all(name.lstrip("-").isdecimal() and name.isascii() for name in counts)
+    return tuple(sorted(counts, key=int) if numbers else sorted(counts))
+
+
+def check_labels(converted: Converted, labels: Sequence[str], table: RawTable) -> None:
+    """Compare the rows' labels with those known.
+
+    Raises:
+        DataError: If a row has another; row and nearest name are given.
+    """
+    known = set(labels)
+    strange = [
+        (origin, example.label)
+        for origin, example in zip(converted.origins, converted.examples, strict=True)
+        if isinstance(example, Labelled) and example.label not in known
+    ]
+    if not strange:
+        return
+    _, name = strange[0]
+    near = difflib.get_close_matches(name.lower(), [label.lower() for label in labels], n=1, cutoff=0.6)
+    hint = next((f" Did you mean {label!r}?" for label in labels if near and label.lower() == near[0]), "")
+    rows = table.say_rows([origin for origin, label in strange if label == name])
+    more = len({label for _, label in strange}) - 1
+    others = f" (and {more:,} other unknown labels)" if more else ""
+    raise DataError(
+        f"{table.name} has the label {name[:60]!r} in {rows}{others}, which the model does not know.{hint} Known: {_list(labels)}."
+    )
+
+
+def _list(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:20]) + (f" and {len(labels) - 20:,} more" if len(labels) > 20 else "")

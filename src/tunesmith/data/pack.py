@@ -1,0 +1,101 @@
+"""From rows of a token table to packed batches that fit a budget of tokens."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tunesmith.data.table import IGNORED, TokenTable
+from tunesmith.model.batch import Batch
+
+
+def passes(table: TokenTable, rows: Sequence[int] | NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:
+    """The rows in as few groups of at most `tokens_per_pass` tokens as first-fit-decreasing finds; a longer row stands alone.
+
+    Every row is in exactly one group. A sum over groups equals the sum over rows, so the grouping changes
+    memory and speed, and nothing else.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    lengths = table.lengths[rows]
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for row, length in sorted(zip(rows.tolist(), lengths.tolist(), strict=True), key=lambda pair: -pair[1]):
+        place = next((i for i, free in enumerate(room) if free >= length), None)
+        if place is None:
+            groups.append([row])
+            room.append(tokens_per_pass - length)
+        else:
+            groups[place].append(row)
+            room[place] -= length
+    return [np.array(sorted(group), dtype=np.int64) for group in groups]
+
+
+def in_order_of_length(table: TokenTable, tokens_per_pass: int) -> Iterator[NDArray[np.int64]]:
+    """All rows in groups of similar length that fill `tokens_per_pass`, for passes without gradients."""
+    order = np.argsort(table.lengths, kind="stable")
+    group: list[int] = []
+    tokens = 0
+    for row in order.tolist():
+        length = int(table.lengths[row])
+        if group and tokens + length > tokens_per_pass:
+            yield np.array(group)
+            group, tokens = [], 0
+        group.append(row)
+        tokens += length
+    if group:
+        yield np.array(group)
+
+
+def pack(table: TokenTable, rows: NDArray[np.int64]) -> Batch:
+    """One batch of the rows, in the order given."""
+    chosen = table.select(rows)
+    if chosen.target_ids is not None:
+        return _pack_targets(chosen)
+    if chosen.labels_per_row:
+        return Batch(
+            input_ids=_tensor(chosen.input_ids),
+            lengths=chosen.lengths.tolist(),
+            targets=_tensor(chosen.labels),
+            token_types=None if chosen.token_types is None else _tensor(chosen.token_types),
+            num_real_tokens=chosen.num_tokens,
+        )
+    return _pack_language(chosen)
+
+
+def _pack_language(table: TokenTable) -> Batch:
+    """Position t predicts token t + 1 of the same row. What follows a row's last label is left out: nothing depends on it."""
+    labelled = np.flatnonzero(table.labels != IGNORED)
+    owner = np.searchsorted(table.offsets, labelled, side="right") - 1
+    labelled = labelled[labelled != table.offsets[owner]]  # a row's first token is predicted by nothing
+    owner = np.searchsorted(table.offsets, labelled, side="right") - 1
+    ends = table.offsets[:-1] + 1  # a row without labels keeps one token, so that rows stay countable
+    np.maximum.at(ends, owner, labelled)
+    lengths = ends - table.offsets[:-1]
+    kept = np.concatenate([np.arange(s, e) for s, e in zip(table.offsets[:-1], ends, strict=True)])
+    shift = table.offsets[:-1] - np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    return Batch(
+        input_ids=_tensor(table.input_ids[kept]),
+        lengths=lengths.tolist(),
+        positions=_tensor(labelled - 1 - shift[owner]),
+        targets=_tensor(table.labels[labelled]),
+        num_real_tokens=table.num_tokens,
+    )
+
+
+def _pack_targets(table: TokenTable) -> Batch:
+    """The decoder reads its targets shifted right by one; the model's start token is filled in by `model.forward`."""
+    assert table.target_ids is not None
+    assert table.target_offsets is not None
+    return Batch(
+        input_ids=_tensor(table.input_ids),
+        lengths=table.lengths.tolist(),
+        positions=torch.arange(len(table.target_ids)),
+        targets=_tensor(table.target_ids),
+        decoder_lengths=np.diff(table.target_offsets).tolist(),
+        num_real_tokens=table.num_tokens,
+    )
+
+
+def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))

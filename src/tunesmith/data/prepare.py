@@ -1,0 +1,307 @@
+"""From files to token rows, split and checked: the one entry into the data package."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data import describe
+from tunesmith.data.convert import Converted, convert
+from tunesmith.data.examples import Example, Labelled, Task
+from tunesmith.data.labels import check_labels, class_names
+from tunesmith.data.raw import RawTable, Skipped
+from tunesmith.data.read import read
+from tunesmith.data.recognise import ColumnChoice, Shape, recognise
+from tunesmith.data.split import MAX_HELD_OUT_CHATS, Shares, num_shared, split
+from tunesmith.data.table import TokenTable
+from tunesmith.data.tokenise import Tokenised, tokenise
+from tunesmith.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tunesmith.settings import DataSettings
+
+DEFAULT_LENGTHS: dict[Task, int] = {"chat": 2048, "classification": 512, "text": 1024, "seq2seq": 512}
+"""Longest row in tokens, if the user and the model do not say less."""
+MOST_CUT_SHARE, WARN_CUT_SHARE = 0.20, 0.05
+MOST_SKIPPED_SHARE, WARN_SKIPPED_SHARE = 0.50, 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Rows for one purpose; `examples`, rows of `tokens` and `origins` go together one by one."""
+
+    examples: list[Example]
+    """What each token row was made of; windows of one long text share one."""
+    tokens: TokenTable
+    origins: NDArray[np.int64]
+    """(rows,) row numbers in the data, counted from 1."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Everything that training needs to know about the data."""
+
+    task: Task
+    shape: str
+    description: list[str]
+    """Sentences to be said aloud."""
+    warnings: list[str]
+    train: Part
+    validation: Part
+    test: Part
+    labels: tuple[str, ...]
+    """Class names in the order of their ids, none if the task has none."""
+    fingerprint: str
+    """SHA-256 over the bytes of all files."""
+    name: str
+    max_length: int
+    """Longest row in tokens."""
+    skipped: list[Skipped] = field(default_factory=list)
+    template: str | None = None
+    """Source of the chat template that the rows were written with."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One data set, read and converted."""
+
+    table: RawTable
+    shape: Shape
+    converted: Converted
+
+
+def prepare(
+    settings: DataSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: str,
+    model_max_length: int,
+    is_encoder: bool,
+    known_labels: tuple[str, ...] = (),
+) -> PreparedData:
+    """The data as token rows, with rows held out.
+
+    Args:
+        settings: Which files, how to read and split them.
+        tokenizer: The model's.
+        task: 'chat', 'classification', 'text', 'seq2seq', or 'auto' to go by the rows.
+        model_max_length: Most tokens that the model takes.
+        is_encoder: Whether the model can only read, not write.
+        known_labels: The classes that the model already has, in the order of their ids.
+
+    Raises:
+        DataError: If a file or its rows cannot be used.
+        SettingsError: If a setting does not go with the data or the model.
+        ModelError: If the tokenizer or its chat template cannot be used.
+    """
+    _check_shares(settings)
+    source = _load(
+        settings.data, settings, "classification" if task == "auto" and is_encoder and _names_label(settings) else task
+    )
+    shape = source.shape
+    _check_model(shape, is_encoder)
+    held_out = _load((settings.eval,), settings, shape.task) if settings.eval is not None else None
+    labels: tuple[str, ...] = ()
+    if shape.task == "classification":
+        labels = known_labels or class_names(source.converted.examples, shape.columns["label"])
+        check_labels(source.converted, labels, source.table)
+        if held_out is not None:
+            check_labels(held_out.converted, labels, held_out.table)
+    max_length = _max_length(settings.max_length, shape.task, model_max_length)
+    return _Preparation(settings, tokenizer, shape, labels, max_length).run(source, held_out)
+
+
+def prepare_for_evaluation(
+    paths: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    like: DataSettings,
+    task: Task,
+    labels: tuple[str, ...],
+    max_length: int,
+) -> Part:
+    """All rows of other files as token rows, read the way a run read its own (`like` are the settings of that run).
+
+    Raises:
+        DataError: If a file or its rows cannot be used, or a label is unknown to the model.
+    """
+    source = _load(tuple(paths), like, task)
+    if task == "classification":
+        check_labels(source.converted, labels, source.table)
+    tokenised = tokenise(source.converted.examples, tokenizer, task=task, max_length=max_length, labels=labels)
+    part = _part(tokenised, source.converted.examples, np.asarray(source.converted.origins, dtype=np.int64))
+    if not len(part):
+        raise DataError(
+            f"No row of {source.table.name} can be used: {next(iter(tokenised.refused.values()), 'all are empty')}."
+        )
+    return part
+
+
+@dataclass
+class _Preparation:
+    """One call of `prepare`, after reading: split, tokenise, check, describe."""
+
+    settings: DataSettings
+    tokenizer: PreTrainedTokenizerBase
+    shape: Shape
+    labels: tuple[str, ...]
+    max_length: int
+
+    def run(self, source: _Source, held_out: _Source | None) -> PreparedData:
+        """The prepared data."""
+        examples, origins = source.converted.examples, np.asarray(source.converted.origins, dtype=np.int64)
+        splits = split(examples, self._shares(held_out is not None), seed=self.settings.split_seed)
+        tokenised = self._tokenise(examples)
+        row_of = np.full(len(examples), 0, dtype=np.int8)
+        row_of[splits.validation], row_of[splits.test] = 1, 2
+        parts = [_part(tokenised, examples, origins, row_of == code) for code in range(3)]
+        results = [(tokenised, source)]
+        if held_out is not None:
+            other = self._tokenise(held_out.converted.examples)
+            parts[2] = _part(other, held_out.converted.examples, np.asarray(held_out.converted.origins, dtype=np.int64))
+            results.append((other, held_out))
+        for result, which in results:
+            self._check_cut(result, len(which.converted.examples), which.table.name)
+        self._check_filled(parts, tokenised)
+        skipped = _skipped(tokenised, source)
+        description = [
+            *describe.reading(source.table, self.shape, skipped),
+            *([] if held_out is None else describe.reading(held_out.table, held_out.shape, _skipped(other, held_out))),
+            *describe.tokens(self.shape.task, parts, self.max_length, tokenised.notes),
+            *describe.parts(parts, splits, self.labels),
+        ]
+        return PreparedData(
+            task=self.shape.task, shape=self.shape.name, description=description, warnings=self._warnings(results, parts, splits.group_was_cut),
+            train=parts[0], validation=parts[1], test=parts[2], labels=self.labels, fingerprint=_fingerprint(source, held_out),
+            name=source.table.name, max_length=self.max_length, skipped=skipped, template=tokenised.template,
+        )  # fmt: skip
+
+    def _tokenise(self, examples: list[Example]) -> Tokenised:
+        return tokenise(examples, self.tokenizer, task=self.shape.task, max_length=self.max_length, labels=self.labels)
+
+    def _shares(self, has_test: bool) -> Shares:
+        """Held-out shares: the user's, or 10 % each for classification and 5 % each otherwise."""
+        usual = 0.10 if self.shape.task == "classification" else 0.05
+        asked = self.settings
+        validation = usual if asked.validation_share is None else asked.validation_share
+        test = 0.0 if has_test else usual if asked.test_share is None else asked.test_share
+        own = asked.validation_share is not None or asked.test_share is not None
+        return Shares(
+            validation=validation, test=test, most=MAX_HELD_OUT_CHATS if self.shape.task == "chat" and not own else None
+        )
+
+    def _check_cut(self, result: Tokenised, count: int, name: str) -> None:
+        """Refuse to train on many half answers."""
+        lost = result.num_cut_answers + sum("prompt alone" in reason for reason in result.refused.values())
+        if count and lost / count > MOST_CUT_SHARE:
+            raise DataError(
+                f"{lost:,} of {count:,} answers of {name} ({lost / count:.0%}) are cut off by the maximum length of {self.max_length:,} tokens; "
+                f"a model trained on them would not learn to finish. 99 % of the rows fit in --max-length {result.wanted_length}."
+            )
+
+    def _check_filled(self, parts: Sequence[Part], tokenised: Tokenised) -> None:
+        """Refuse if nothing is left to train on."""
+        if not len(parts[0]):
+            reason = next(iter(tokenised.refused.values()), "all were held out")
+            raise DataError(f"No row is left to train on: {reason}.")
+
+    def _warnings(self, results: Sequence[tuple[Tokenised, _Source]], parts: Sequence[Part], group_was_cut: bool) -> list[str]:
+        """What may make the result worse than it could be."""
+        warnings = []
+        for result, source in results:
+            warnings += describe.losses(result, source.converted, self.max_length, source.table.name)
+        if group_was_cut:
+            warnings.append(
+                "over a fifth of the rows are near-identical, so held-out rows have near twins among those trained on"
+            )
+        if len(results) > 1 and (shared := num_shared(parts[2].examples, [*parts[0].examples, *parts[1].examples])):
+            warnings.append(
+                f"{shared:,} of {len(parts[2]):,} rows of --eval are near-identical to rows trained on; their numbers flatter"
+            )
+        counts = {name: sum(isinstance(e, Labelled) and e.label == name for e in parts[2].examples) for name in self.labels}
+        if missing := [name for name, count in counts.items() if not count]:
+            warnings.append(f"no test row has the label {', '.join(map(repr, missing[:5]))}")
+        return warnings
+
+
+def _load(paths: Sequence[str], settings: DataSettings, task: str) -> _Source:
+    """One data set, read, recognised and converted.
+
+    Raises:
+        DataError: If more than half of its rows cannot be used.
+    """
+    table = read(paths, max_rows=settings.max_rows)
+    choice = ColumnChoice(
+        prompt=settings.prompt_column, answer=settings.answer_column, text=settings.text_column,
+        pair=settings.pair_column, label=settings.label_column,
+    )  # fmt: skip
+    shape = recognise(table, task, choice, settings.shape)
+    converted = convert(table, shape)
+    total = len(converted.examples) + len(converted.skipped)
+    if len(converted.skipped) > MOST_SKIPPED_SHARE * total:
+        reasons = describe.skipped(converted.skipped, table)
+        amount = "No row" if not converted.examples else f"Only {len(converted.examples):,} of {total:,} rows"
+        raise DataError(f"{amount} of {table.name}, read as {shape.name} ({shape.say()}), can be used: {reasons}.")
+    table.values.clear()
+    return _Source(table, shape, converted)
+
+
+def _part(
+    tokenised: Tokenised, examples: list[Example], origins: NDArray[np.int64], chosen: NDArray[np.bool_] | None = None
+) -> Part:
+    """The token rows of the chosen examples, with their examples and row numbers."""
+    kept = tokenised.kept
+    rows = np.arange(len(kept)) if chosen is None else np.flatnonzero(chosen[kept])
+    table = tokenised.table if chosen is None else tokenised.table.select(rows)
+    return Part(examples=[examples[index] for index in kept[rows].tolist()], tokens=table, origins=origins[kept[rows]])
+
+
+def _skipped(tokenised: Tokenised, source: _Source) -> list[Skipped]:
+    """Rows left out while converting or tokenising."""
+    late = [Skipped(source.converted.origins[index], reason) for index, reason in tokenised.refused.items()]
+    return sorted([*source.converted.skipped, *late], key=lambda item: item.row)
+
+
+def _fingerprint(source: _Source, held_out: _Source | None) -> str:
+    if held_out is None:
+        return source.table.fingerprint
+    return hashlib.sha256((source.table.fingerprint + held_out.table.fingerprint).encode()).hexdigest()
+
+
+def _names_label(settings: DataSettings) -> bool:
+    return settings.label_column is not None
+
+
+def _check_shares(settings: DataSettings) -> None:
+    held_out = (settings.validation_share or 0.0) + (settings.test_share or 0.0)
+    if held_out >= 1:
+        raise SettingsError(
+            f"--validation-share and --test-share hold out {held_out:.0%} of the rows; nothing is left to train on."
+        )
+
+
+def _check_model(shape: Shape, is_encoder: bool) -> None:
+    if is_encoder and shape.task != "classification":
+        raise DataError(
+            f"The rows are {shape.name}, for the task {shape.task}, but this model reads text and cannot write any. Take a model that "
+            "writes (a decoder), or name --text-column and --label-column for classification."
+        )
+
+
+def _max_length(asked: int | None, task: Task, model_max_length: int) -> int:
+    """The longest row in tokens: what was asked, or the usual for the task, as far as the model goes."""
+    if asked is None:
+        return min(DEFAULT_LENGTHS[task], model_max_length)
+    if asked > model_max_length:
+        raise SettingsError(f"--max-length {asked:,} is more than the model takes: {model_max_length:,} tokens.")
+    return asked

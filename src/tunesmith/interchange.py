@@ -1,0 +1,110 @@
+"""The contract of a method that PEFT has too: what its settings and tensors are called in PEFT's files.
+
+A method that keeps it is saved in PEFT's format and reads adapters that PEFT saved. All other methods are saved in
+tunesmith's own format, for which they write no code. The functions below the contract are for methods whose tensors
+belong to single modules of the base model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tunesmith.errors import ModelError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import Tensor, nn
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the path of a module of the base model."""
+
+
+@dataclass(frozen=True)
+class PeftParts:
+    """A trained method as PEFT's two files will hold it."""
+
+    config: dict[str, object]
+    """Keys of `adapter_config.json` that the method decides."""
+    tensors: dict[str, Tensor]
+    """The method's own tensors, under PEFT's names."""
+    heads: dict[str, Tensor]
+    """The trained tensors that belong to the base model (a classification head), under the model's names."""
+
+
+class PeftFormat(ABC):
+    """Kept by a `Method` beside its own contract."""
+
+    peft_type: ClassVar[str]
+    """The `peft_type` in `adapter_config.json`."""
+    peft_marks: ClassVar[Mapping[str, object]] = {}
+    """Keys that tell this method from others of the same type, with the values that say so."""
+    peft_keys: ClassVar[frozenset[str]]
+    """Keys that `from_peft` honours. Any other key that is switched on is refused by name before it is called."""
+    peft_ignored: ClassVar[frozenset[str]] = frozenset()
+    """Keys that change nothing in what a trained adapter computes."""
+
+    @abstractmethod
+    def to_peft(self, model: nn.Module, trained: Mapping[str, Tensor]) -> PeftParts:
+        """The trained tensors (by their names in the model) under PEFT's names, and what is left over as heads."""
+
+    @classmethod
+    @abstractmethod
+    def from_peft(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], model: nn.Module
+    ) -> tuple[Self, dict[str, Tensor]]:
+        """The method, and its tensors by the names that they have in `model` after `attach`.
+
+        Args:
+            config: The keys of `adapter_config.json`, of any type: it is a foreign file.
+            tensors: All tensors of the adapter but the heads, under PEFT's names.
+            model: The base model, to which nothing is attached yet.
+
+        Raises:
+            InputError: If a value has the wrong type or range, asks for something the method does not compute, or a
+                tensor has a name that the method does not know.
+        """
+
+
+def module_tensors(tensors: Mapping[str, Tensor], endings: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors of an adapter by the names they have here.
+
+    Args:
+        tensors: By PEFT's names: prefix, path of the module, ending.
+        endings: What stands behind the path here, by what stands there in PEFT.
+
+    Raises:
+        ModelError: If a name has none of the endings.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        ending = next((ending for ending in endings if name.endswith(f".{ending}")), None)
+        if ending is None or not name.startswith(PREFIX):
+            raise ModelError(
+                f"The adapter has the tensor {ascii(name)[:120]}, which is no part of the method on a linear layer."
+            )
+        renamed[name.removeprefix(PREFIX).removesuffix(ending) + endings[ending]] = tensor
+    return renamed
+
+
+def target_modules(model: nn.Module, paths: list[str]) -> list[str]:
+    """The last parts of the paths if they select the same modules in PEFT, else the whole paths."""
+    leaves = {path.rpartition(".")[2] for path in paths}
+    alike = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves}
+    return sorted(leaves if alike == set(paths) else paths)
+
+
+def refuse_pattern(config: Mapping[str, object], pattern_key: str, key: str) -> None:
+    """Refuse a pattern that gives some layer another value than `key` gives to all.
+
+    Raises:
+        ModelError: If there is one.
+    """
+    pattern, value = config.get(pattern_key), config.get(key)
+    if pattern and (not isinstance(pattern, Mapping) or any(other != value for other in pattern.values())):
+        raise ModelError(
+            f"The adapter's {pattern_key!r} gives layers another {key!r}, which is not computed here. It is refused."
+        )

@@ -1,0 +1,202 @@
+"""From a model's name to a model in memory: hub id, folder, `.gguf` file or `starter:NAME`; safetensors and JSON only."""
+
+import hashlib
+import math
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from tunesmith import starter
+from tunesmith.starter import resolve
+from tunesmith.errors import ModelError, Offline
+from tunesmith.model import anatomy, model_folder
+
+GGUF = ".gguf"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_HEADS = {"classification": AutoModelForSequenceClassification, "seq2seq": AutoModelForSeq2SeqLM}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on this machine that was looked through and found safe to load."""
+
+    name: str
+    """As the user wrote it."""
+    folder: Path
+    """A transformers folder."""
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration."""
+        try:
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise ModelError(f"The configuration of {self.name} cannot be used: {_first_line(error)}.") from None
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise ModelError(f"{self.name} has no tokenizer that can be used: {_first_line(error)}.") from None
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+            tokenizer.pad_token_id = tokenizer.eos_token_id
+        return tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the configuration and the weights' files."""
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for path in sorted(model_folder.check_model_folder(self.folder).weights):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Number of weights, from the headers of the weights' files."""
+        headers = model_folder.check_model_folder(self.folder).weights.values()
+        return sum(math.prod(facts.shape) for header in headers for facts in header.values())
+
+    @property
+    def license(self) -> str | None:
+        """The licence that the model's README names, None if it names none."""
+        readme = self.folder / "README.md"
+        if not readme.is_file():
+            return None
+        found = re.search(
+            r"^license:\s*[\"']?([\w.+-]{1,64})", readme.read_text(encoding="utf-8", errors="replace")[:4000], re.MULTILINE
+        )
+        return found[1] if found else None
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model can classify, but not write."""
+        return anatomy.is_encoder(self.config)
+
+
+def find(name: str) -> Source:
+    """The model called `name`, fetched or converted first if need be.
+
+    Raises:
+        ModelError: If there is no such model, or it cannot be read safely.
+        Offline: If it must be fetched and the network is out of reach.
+    """
+    path = starter.resolve_model(name) if name.startswith("starter:") else Path(name).expanduser()
+    if path.suffix == GGUF and path.is_file():
+        path = _converted(path)
+    elif not path.is_dir():
+        if path.exists():
+            raise ModelError(
+                f"{name} is a file, but no {GGUF} file. A model is a folder, a {GGUF} file, a hub id or starter:NAME."
+            )
+        path = _from_hub(name)
+    model_folder.check_model_folder(path)
+    return Source(name, path)
+
+
+def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrainedModel:
+    """The model with the head for `task` in float32 on the CPU; a classification head learns `labels` and is new.
+
+    Raises:
+        ModelError: If the model has no form for the task, or its weights do not fit its configuration.
+    """
+    config = source.config
+    extra: dict[str, object] = {}
+    if labels:
+        extra = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {n: i for i, n in enumerate(labels)},
+            "num_labels": len(labels),
+        }
+        extra |= {"ignore_mismatched_sizes": True}
+    kind = _HEADS.get(task, AutoModelForCausalLM)
+    if task in ("chat", "text") and (source.is_encoder or anatomy.is_encoder_decoder(config)):
+        raise ModelError(
+            f"{source.name} is an {'encoder' if source.is_encoder else 'encoder-decoder'} ({config.model_type}): it cannot be tuned "
+            f"for the task {task!r}. Give a decoder such as starter:smollm2, or data with labels for --task classification."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = kind.from_pretrained(source.folder, config=None, dtype=torch.float32, trust_remote_code=False, **extra)
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {_first_line(error)}.") from None
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
+    return model.eval()
+
+
+def quiet() -> None:
+    """Keep transformers' own messages and bars off the terminal; what matters is said by tunesmith."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _converted(path: Path) -> Path:
+    """A transformers folder of a GGUF file's dequantised weights, made once and cached by the file's content."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{path} is not a GGUF file, whatever its name says.")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = resolve.cache_folder() / "converted" / digest[:32]
+    if (target / "model.safetensors").exists():
+        return target
+    quiet()
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError, ImportError, IndexError) as error:
+        raise ModelError(f"{path} cannot be read as GGUF: {_first_line(error)}.") from None
+    del model.config.quantization_config
+    model.hf_quantizer = None  # pyright: ignore[reportAttributeAccessIssue]  # the weights are plain float32 from here on
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    if not target.exists():
+        temporary.rename(target)
+    return target
+
+
+def _from_hub(name: str) -> Path:
+    """A snapshot of a hub repository: configuration, tokenizer and safetensors files only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f"There is no model {name!r}: no such folder or {GGUF} file, and it is no hub id (owner/name).")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(f"There is no model {name!r}: no such folder on this machine, and the hub does not know it.") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise Offline(
+            f"There is no folder {name!r} here, and the hub cannot be reached to look for it there ({_first_line(error)}). "
+            "Connect and try again, or give the path of a model folder, a .gguf file, or starter:smollm2 / starter:minilm."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

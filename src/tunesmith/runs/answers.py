@@ -1,0 +1,62 @@
+"""What a model writes for held-out rows and for users: prompts in the model's template, answers that stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunesmith.data.examples import Chat, Example, Message, SourceTarget
+from tunesmith.data.prompts import Prompter
+from tunesmith.evaluation.generate import Answer, Generation, generate, stream, text_pieces
+from tunesmith.model import anatomy
+
+
+def write(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_new_tokens: int
+) -> list[str]:
+    """Greedy answers to what the examples ask; one that did not end by itself ends in an ellipsis."""
+    if all(isinstance(example, Chat) for example in examples):
+        with Prompter(tokenizer) as prompter:
+            prompts = [prompter.prompt_ids(_before_answer(example)) for example in examples if isinstance(example, Chat)]
+            stop_ids = prompter.stop_ids()
+    else:
+        sources = [example.source for example in examples if isinstance(example, SourceTarget)]
+        prompts, stop_ids = [list(tokenizer(source)["input_ids"]) for source in sources], _end_of_text(tokenizer)  # pyright: ignore[reportArgumentType]
+    answers = generate(model, prompts, _generation(model, stop_ids, max_new_tokens))
+    return [_as_text(answer, tokenizer) for answer in answers]
+
+
+def reply(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_new_tokens: int
+) -> Iterator[str]:
+    """The answer to a conversation in pieces, as they are written."""
+    with Prompter(tokenizer) as prompter:
+        prompt, stop_ids = prompter.prompt_ids(messages), prompter.stop_ids()
+    ids = stream(model, prompt, _generation(model, stop_ids, max_new_tokens))
+    return text_pieces(ids, lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)))
+
+
+def go_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """How the model goes on after each text."""
+    prompts = [list(tokenizer(text)["input_ids"]) for text in texts]  # pyright: ignore[reportArgumentType]
+    answers = generate(model, prompts, _generation(model, _end_of_text(tokenizer), max_new_tokens))
+    return [_as_text(answer, tokenizer) for answer in answers]
+
+
+def _before_answer(chat: Chat) -> Sequence[Message]:
+    last = max(i for i, message in enumerate(chat.messages) if message.role == "assistant")
+    return chat.messages[:last]
+
+
+def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)  # pyright: ignore[reportArgumentType]
+
+
+def _generation(model: PreTrainedModel, stop_ids: tuple[int, ...], max_new_tokens: int) -> Generation:
+    return Generation(max_new_tokens=max_new_tokens, stop_ids=stop_ids, max_length=anatomy.maximum_length(model.config))
+
+
+def _as_text(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str:
+    text = str(tokenizer.decode(answer.ids, skip_special_tokens=True))
+    return text if answer.stopped else f"{text} …"

@@ -1,0 +1,85 @@
+"""The base model, measured before anything is attached: what every result is compared with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tunesmith.errors import RunError
+from tunesmith.evaluation import metrics, retention, showcase
+from tunesmith.measure import Measure
+from tunesmith.reports.result import Stage
+from tunesmith.runs import answers
+from tunesmith.runs.measure import gauge, outputs, score
+from tunesmith.runs.place import Place
+from tunesmith.runs.session import Session
+
+NUM_SHOWN = 6  # held-out rows shown before and after
+SHOWN_NEW_TOKENS = 96
+
+
+@dataclass
+class Base:
+    """What the base model did on the held-out rows; kept in the run folder, so that a resumed run need not measure it again."""
+
+    stages: list[Stage]
+    goodness: list[float]
+    """How well each test row was answered, as `Scores.goodness`."""
+    losses: list[float]
+    """Summed loss of each test row, nats."""
+    predicted: list[int] | None
+    """Class ids, for classification."""
+    rows: list[int]
+    """Test rows whose written answers are shown, drawn before any result was known."""
+    answers: list[str]
+    """The base model's written answers to `rows`; empty for classification."""
+
+    def save(self, path: Path) -> None:
+        """Write to a JSON file, whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Base:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: If the file is damaged.
+        """
+        try:
+            raw = json.loads(path.read_text())
+            stages = [
+                Stage(name=s["name"], split=s["split"], metrics={n: Measure(**m) for n, m in s["metrics"].items()})
+                for s in raw.pop("stages")
+            ]
+            return cls(stages=stages, **raw)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged ({error}). Delete it, and `tunesmith resume` measures the base model again."
+            ) from None
+
+
+def measure(session: Session, place: Place) -> Base:
+    """Measure the base model, or read what was measured before the run was interrupted."""
+    if place.base_answers.exists() and place.base_record.exists():
+        return Base.load(place.base_answers)
+    data, watch = session.data, session.watch
+    ruler = gauge(session.source, data.task)
+    retention.save_record(place.base_record, ruler.before(outputs(session.forward, ruler)))
+    scores = score(session.forward, data.test, watch, "measuring the base model")
+    stages = []
+    if scores.predicted is not None and scores.expected is not None:
+        majority = metrics.majority_baseline(data.train.tokens.labels, scores.expected, len(data.labels))
+        stages.append(Stage(name="majority class", split="test", metrics=majority))
+    name = "base model, untrained head" if data.labels else "base model"
+    stages.append(Stage(name=name, split="test", metrics=scores.metrics(len(data.labels))))
+    rows = showcase.choose_blindly(len(data.test.examples), NUM_SHOWN)
+    shown = [data.test.examples[row] for row in rows]
+    writes = data.task in ("chat", "seq2seq")
+    written = answers.write(session.model, session.source.tokenizer, shown, SHOWN_NEW_TOKENS) if writes else []
+    predicted = None if scores.predicted is None else scores.predicted.tolist()
+    base = Base(stages, scores.goodness.tolist(), scores.losses.tolist(), predicted, rows, written)
+    base.save(place.base_answers)
+    return base

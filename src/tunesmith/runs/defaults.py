@@ -1,0 +1,79 @@
+"""What a user left open is decided here, from the task, the method and the sizes at hand; every choice is recorded.
+
+Sources: learning rates and decay are those of the methods' papers as collected in `docs/methods.md`; rows a step, epochs
+and tokens a pass were measured on the starter tasks (`docs/log.md`).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from tunesmith.method import Method
+from tunesmith.settings import TrainingSettings
+from tunesmith.training.loop import Plan
+from tunesmith.training.schedule import Schedule, warmup_steps
+
+SMALL_MODEL = 200_000_000  # parameters; below it every method takes its higher rate
+_ROWS_PER_STEP = {"chat": 8, "text": 8, "classification": 32, "seq2seq": 16}
+_TOKENS_PER_PASS = {"cpu": 1024, "cuda": 16384}
+_MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
+_EPOCHS = {"chat": 2.0, "text": 2.0, "classification": 2.0, "seq2seq": 3.0}
+_MAX_EPOCHS = 5.0
+_WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the defaults depend on."""
+
+    task: str
+    num_rows: int
+    longest_row_tokens: int
+    num_parameters: int
+    device: str
+    num_validation_rows: int
+
+
+def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> TrainingSettings:
+    """The settings with nothing left open."""
+    small = facts.num_parameters < SMALL_MODEL
+    rows_per_step = min(settings.rows_per_step or _ROWS_PER_STEP[facts.task], facts.num_rows)
+    steps_per_epoch = -(-facts.num_rows // rows_per_step)
+    wanted = max(_EPOCHS[facts.task], min(_MAX_EPOCHS, _MIN_STEPS / steps_per_epoch))
+    return dataclasses.replace(
+        settings,
+        epochs=settings.epochs or (settings.steps / steps_per_epoch if settings.steps else float(round(wanted))),
+        rows_per_step=rows_per_step,
+        tokens_per_pass=max(settings.tokens_per_pass or _TOKENS_PER_PASS[facts.device], 1),
+        learning_rate=settings.learning_rate or (method.learning_rate_small if small else method.learning_rate),
+        weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,
+    )
+
+
+def plan(settings: TrainingSettings, num_rows: int) -> Plan:
+    """The training plan of resolved settings."""
+    assert settings.epochs is not None
+    assert settings.rows_per_step is not None
+    assert settings.tokens_per_pass is not None
+    assert settings.learning_rate is not None
+    steps_per_epoch = -(-num_rows // settings.rows_per_step)
+    num_steps = max(1, round(settings.epochs * steps_per_epoch))
+    if settings.steps is not None:
+        num_steps = min(num_steps, settings.steps) if settings.epochs else settings.steps
+    return Plan(
+        num_steps=num_steps,
+        rows_per_step=settings.rows_per_step,
+        tokens_per_pass=settings.tokens_per_pass,
+        schedule=Schedule(
+            peak=settings.learning_rate,
+            num_steps=num_steps,
+            warmup_steps=warmup_steps(num_steps, settings.warmup_share),
+            kind=settings.schedule,
+        ),
+        clip_norm=settings.clip_norm,
+        evaluate_every=max(1, round(steps_per_epoch / settings.evaluations_per_epoch)),
+        patience=settings.patience,
+        checkpoint_every_seconds=settings.checkpoint_every_seconds,
+        checkpoint_every_steps=settings.checkpoint_every_steps,
+        max_seconds=settings.max_time,
+        seed=settings.seed,
+    )

@@ -1,0 +1,225 @@
+"""From data to an evaluated, saved, explained fine-tune: the whole story of `tunesmith fit`."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+import time
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from tunesmith import settings
+from tunesmith.checkpoint import adapter
+from tunesmith.checkpoint import folder as checkpoints
+from tunesmith.checkpoint.lock import RunLock
+from tunesmith.checkpoint.save_model import save_model
+from tunesmith.errors import Interrupted, TunesmithError
+from tunesmith.model import anatomy
+from tunesmith.reports.card import write_card
+from tunesmith.reports.html import write_report
+from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
+from tunesmith.runs import base as base_model
+from tunesmith.runs import defaults, outcome, rehearsal
+from tunesmith.runs.keeper import RunKeeper
+from tunesmith.runs.place import Place
+from tunesmith.runs.session import Session, prepare_session
+from tunesmith.runs.signals import Signals
+from tunesmith.settings import FitSettings
+from tunesmith.training import memory
+from tunesmith.training.log import MetricsLog
+from tunesmith.training.loop import Loop, State
+from tunesmith.watch import Rehearsal, Watch
+
+_PACKAGES = ("tunesmith", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+rehearse = rehearsal.rehearse
+
+
+def fit(chosen: FitSettings, watch: Watch) -> RunResult:
+    """Run the whole story in the folder `chosen.out`, which must be new.
+
+    Raises:
+        InputError: If settings, data or model cannot be used; nothing was trained.
+        Interrupted: If a signal stopped it; everything is saved.
+        TunesmithError: If it failed; the message says why, `run.json` too.
+    """
+    assert chosen.out is not None
+    started, resident = time.monotonic(), memory.resident_bytes()
+    session = prepare_session(chosen, watch)
+    place = Place(Path(chosen.out))
+    place.create()
+    with RunLock(place.folder):
+        result = _record(session)
+        result.save(place.folder)
+        return carry_on(session, place, result, started, resident)
+
+
+def carry_on(session: Session, place: Place, result: RunResult, started: float, resident: int) -> RunResult:
+    """The run from wherever its folder says it is to its end; the caller holds the run's lock.
+
+    Args:
+        session: The run's parts, the base model not yet loaded.
+        place: The run's folder.
+        result: The record so far.
+        started: `time.monotonic()` at the beginning.
+        resident: Bytes the process held before anything was loaded.
+
+    Raises:
+        TunesmithError: As `fit`.
+    """
+    try:
+        with Signals() as signals:
+            _train_and_tell(session, place, result, signals)
+        result.status = "finished"
+    except Interrupted:
+        result.status = "interrupted"
+        raise
+    except TunesmithError as error:
+        result.status, result.error = "failed", str(error)
+        raise
+    finally:
+        result.warnings = list(dict.fromkeys([*result.warnings, *session.watch.warnings]))
+        peak = memory.peak_bytes()
+        if result.cost is not None:
+            result.cost = replace(
+                result.cost,
+                total_seconds=time.monotonic() - started,
+                peak_memory_bytes=peak,
+                memory_above_import_bytes=max(0, peak - resident),
+            )
+        result.save(place.folder)
+    write_report(result, place.folder)
+    write_card(result, place.folder)
+    return result
+
+
+def _train_and_tell(session: Session, place: Place, result: RunResult, signals: Signals) -> None:
+    """Measure the base, train, keep the best, measure again, save."""
+    session.load_base()
+    base = base_model.measure(session, place)
+    signals.raise_if_stopped(place.folder)
+    optimizer = session.attach()
+    total, trainable = anatomy.count_parameters(session.model)
+    result.model = replace(
+        result.model, num_parameters=total, num_trainable=trainable, precision=str(session.dtype).removeprefix("torch.")
+    )
+    result.stages = list(base.stages)
+    keeper = RunKeeper(session, optimizer, place)
+    state = _restored(session, keeper, place)
+    plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
+    with MetricsLog(place.folder, resume_from=state.step) as log:
+        loop = Loop(
+            session.forward,
+            session.data.train.tokens,
+            optimizer,
+            plan,
+            keeper,
+            log,
+            session.watch,
+            state,
+            should_stop=signals.reason,
+        )
+        try:
+            state = loop.run()
+        finally:
+            result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
+    signals.raise_if_stopped(place.folder)
+    keeper.restore(state.best_step)
+    outcome.measure(session, place, base, result)
+    _save(session, place)
+
+
+def _restored(session: Session, keeper: RunKeeper, place: Place) -> State:
+    """The state of the newest checkpoint that verifies, or a fresh one."""
+    found = checkpoints.latest(place.checkpoints)
+    if found is None:
+        return State()
+    for note in found.notes:
+        session.watch.warn(note)
+    keeper.optimizer.load_state(found.tensors["optimizer"])
+    session.watch.say(f"going on after step {found.step}")
+    return State(**found.state)  # pyright: ignore[reportArgumentType]
+
+
+def _save(session: Session, place: Place) -> None:
+    """Write what a user takes away: an adapter, or the whole model where its own weights were trained."""
+    if session.method.trains_base_weights:
+        save_model(session.model.float(), session.source.tokenizer, place.model)
+    else:
+        adapter.save(session.model, session.method, place.adapter, base_model=session.settings.model)
+
+
+def _record(session: Session) -> RunResult:
+    """The record of a run that begins."""
+    data, source = session.data, session.source
+    license_name = source.license
+    return RunResult(
+        task=data.task,
+        method=session.settings.method,
+        command=["tunesmith", *sys.argv[1:]] if Path(sys.argv[0]).stem in ("tunesmith", "__main__") else [],
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        settings=settings.to_mapping(session.settings),
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+        machine=_machine(session.device),
+        seed=session.settings.training.seed,
+        model=ModelFacts(
+            name=source.name,
+            fingerprint=source.fingerprint,
+            architecture=type(source.config).__name__.removesuffix("Config"),
+            num_parameters=source.num_parameters,
+            num_trainable=0,
+            precision="",
+            license=license_name,
+        ),
+        data=DataFacts(
+            name=data.name,
+            fingerprint=data.fingerprint,
+            shape=data.shape,
+            description=" ".join(data.description),
+            num_train=len(data.train.examples),
+            num_validation=len(data.validation.examples),
+            num_test=len(data.test.examples),
+            num_skipped=len(data.skipped),
+            train_tokens=data.train.tokens.num_tokens,
+            labelled_tokens=data.train.tokens.num_labelled,
+            max_length=data.max_length,
+            labels=list(data.labels),
+        ),
+    )
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": str(torch.get_num_threads()),
+        "memory": f"{memory_bytes / 2**30:.0f} GiB",
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
+    }
+
+
+def _progress(state: State, planned_steps: int, session: Session) -> Progress:
+    rows_per_step = session.settings.training.rows_per_step
+    assert rows_per_step is not None
+    steps_per_epoch = -(-len(session.data.train.tokens) // rows_per_step)
+    return Progress(
+        steps=state.step,
+        planned_steps=planned_steps,
+        epochs=state.step / steps_per_epoch,
+        best_step=state.best_step,
+        best_metric="macro_f1" if session.data.labels else "loss",
+        stop_reason=state.stop_reason or "interrupted",
+    )
+
+
+def _cost(state: State) -> Cost:
+    return Cost(
+        train_seconds=state.seconds,
+        total_seconds=0.0,
+        real_tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
+        peak_memory_bytes=0,
+    )

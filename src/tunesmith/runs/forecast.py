@@ -1,0 +1,50 @@
+"""How long a run will take and how much memory it will hold, from one trial pass of this model on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith.data.order import Order
+from tunesmith.data.pack import pack, passes
+from tunesmith.model import anatomy
+from tunesmith.runs.session import Session
+from tunesmith.training import memory
+from tunesmith.training.loop import Plan
+from tunesmith.training.optimizer import FlatAdamW
+from tunesmith.training.step import accumulate
+
+NUM_TRIALS = 2  # after one that warms up
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to take."""
+
+    seconds: float
+    """Of training and its evaluations."""
+    memory_bytes: int
+    """Peak of the process."""
+
+
+def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
+    """Time the largest pass of the first step and scale it to all tokens; the weights do not move."""
+    table, device = session.data.train.tokens, anatomy.device_of(session.model)
+    rows = Order(len(table), plan.rows_per_step, plan.seed).rows(0)
+    group = max(passes(table, rows, plan.tokens_per_pass), key=lambda g: int(table.lengths[g].sum()))
+    batch = pack(table, group).to(device)
+    session.model.train()
+    durations = []
+    for _ in range(1 + NUM_TRIALS):
+        start = time.perf_counter()
+        accumulate(session.forward, [batch], optimizer, [0])
+        durations.append(time.perf_counter() - start)
+    optimizer.forget()
+    per_token = float(np.median(durations[1:])) / batch.num_real_tokens
+    epochs = plan.num_steps * plan.rows_per_step / len(table)
+    num_evaluations = plan.num_steps / plan.evaluate_every
+    forward_share = 0.4  # of a step's time that its forward pass takes
+    validation = session.data.validation.tokens.num_tokens * num_evaluations * forward_share
+    return Forecast(per_token * (table.num_tokens * epochs + validation), memory.peak_bytes())

@@ -1,0 +1,119 @@
+"""What held-out rows say of a model: metrics with intervals, answers to show, and how much it forgot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tunesmith.data.examples import Chat, Example, Labelled, SourceTarget, Text
+from tunesmith.data.pack import in_order_of_length, pack
+from tunesmith.data.prepare import Part
+from tunesmith.evaluation import metrics
+from tunesmith.evaluation.encoder_gauge import EncoderGauge
+from tunesmith.evaluation.language_gauge import LanguageGauge
+from tunesmith.evaluation.retention import Row, general_rows
+from tunesmith.measure import Measure
+from tunesmith.model import anatomy
+from tunesmith.model.batch import Batch
+from tunesmith.model.forward import Forward
+from tunesmith.model.load import Source
+from tunesmith.watch import Progress, Watch
+
+EVALUATION_TOKENS = 2048  # in one pass without gradients
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-row results of a model on a part of the data, in the order of its rows."""
+
+    losses: NDArray[np.float64]
+    """(rows,) summed over each row's targets, nats."""
+    counts: NDArray[np.int64]
+    """(rows,) targets of each row."""
+    predicted: NDArray[np.int64] | None = None
+    """(rows,) class ids, for classification."""
+    expected: NDArray[np.int64] | None = None
+    """(rows,) class ids."""
+
+    @property
+    def goodness(self) -> NDArray[np.float64]:
+        """(rows,) how well each row was answered: 1 or 0 for a class, minus the mean loss for text."""
+        if self.predicted is not None:
+            return (self.predicted == self.expected).astype(np.float64)
+        return -self.losses / np.maximum(self.counts, 1)
+
+    def metrics(self, num_classes: int) -> dict[str, Measure]:
+        """Metrics with 95 % intervals."""
+        if self.predicted is None or self.expected is None:
+            return metrics.language(self.losses, self.counts)
+        loss = {"loss": Measure(value=float(self.losses.mean()), count=len(self.losses))}
+        return metrics.classification(self.predicted, self.expected, num_classes) | loss
+
+
+def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
+    """Run all rows of a part through the model, without gradients."""
+    table = part.tokens
+    losses, counts = np.zeros(len(table)), np.zeros(len(table), dtype=np.int64)
+    predicted = np.zeros(len(table), dtype=np.int64) if table.labels_per_row else None
+    device, done = anatomy.device_of(forward.model), 0
+    forward.model.eval()
+    for rows in in_order_of_length(table, EVALUATION_TOKENS):
+        batch = pack(table, rows).to(device)
+        if predicted is not None:
+            with torch.no_grad():
+                logits = forward.class_logits(batch)
+            predicted[rows] = logits.argmax(-1).cpu().numpy()
+            losses[rows] = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none").cpu().numpy()
+            counts[rows] = 1
+        elif batch.num_targets:
+            each, owner = forward.target_losses(batch).double().cpu().numpy(), batch.row_of_target().cpu().numpy()
+            losses[rows] = np.bincount(owner, each, minlength=len(rows))
+            counts[rows] = np.bincount(owner, minlength=len(rows))
+        done += len(rows)
+        watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
+    return Scores(losses, counts, predicted, table.labels.astype(np.int64) if table.labels_per_row else None)
+
+
+def question_and_answer(example: Example) -> tuple[str, str]:
+    """What a row asks and what it expects, as text to show."""
+    match example:
+        case Labelled():
+            return (example.text if example.pair is None else f"{example.text}\n{example.pair}"), example.label
+        case Chat():
+            last = max(i for i, m in enumerate(example.messages) if m.role == "assistant")
+            shown = [m.content for m in example.messages[:last] if m.role != "system"]
+            return "\n\n".join(shown), example.messages[last].content
+        case SourceTarget():
+            return example.source, example.target
+        case Text():
+            return example.text[:300], example.text[300:600]
+
+
+def gauge(source: Source, task: str) -> LanguageGauge | EncoderGauge:
+    """The measure of forgetting that fits what the model does."""
+    tokenizer, longest = source.tokenizer, anatomy.maximum_length(source.config)
+
+    def encode(text: str) -> Sequence[int]:
+        return tokenizer(text, truncation=longest is not None, max_length=longest)["input_ids"]  # pyright: ignore[reportReturnType]
+
+    rows = general_rows(encode)
+    return LanguageGauge(rows) if task in ("chat", "text") else EncoderGauge(rows)
+
+
+def outputs(forward: Forward, gauge: LanguageGauge | EncoderGauge) -> Callable[[Sequence[Row]], Iterator[Tensor]]:
+    """The model as the gauge sees it."""
+    take = forward.token_logits if isinstance(gauge, LanguageGauge) else forward.mean_states
+    device = anatomy.device_of(forward.model)
+
+    def run(rows: Sequence[Row]) -> Iterator[Tensor]:
+        forward.model.eval()
+        ids = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device)
+        with torch.no_grad():
+            yield take(Batch(input_ids=ids, lengths=[len(row) for row in rows], targets=ids[:0]))
+
+    return run

@@ -1,0 +1,95 @@
+"""A finished run, ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from tunesmith.checkpoint import adapter
+from tunesmith.data.examples import Chat, Labelled, Message
+from tunesmith.data.prepare import Part
+from tunesmith.data.tokenise import tokenise
+from tunesmith.errors import InputError, RunError
+from tunesmith.model import load as loading
+from tunesmith.model.forward import Forward, choose
+from tunesmith.model.load import Source
+from tunesmith.reports.result import RunResult
+from tunesmith.runs import answers
+from tunesmith.runs.measure import score
+from tunesmith.runs.place import Place
+from tunesmith.watch import Quiet
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The tuned model of a run."""
+
+    result: RunResult
+    source: Source
+    model: PreTrainedModel
+    forward: Forward
+
+    def predict(self, texts: Sequence[str], *, max_new_tokens: int = 256) -> list[str]:
+        """The label of each text, or the written answer to it."""
+        if not texts:
+            return []
+        if self.result.data.labels:
+            return self._classes(texts)
+        if self.result.task == "chat":
+            chats = [Chat((Message("user", text), Message("assistant", ""))) for text in texts]
+            return answers.write(self.model, self.source.tokenizer, chats, max_new_tokens)
+        return answers.go_on(self.model, self.source.tokenizer, texts, max_new_tokens)
+
+    def _classes(self, texts: Sequence[str]) -> list[str]:
+        labels = self.result.data.labels
+        examples = [Labelled(text, labels[0]) for text in texts]  # the label is not looked at
+        tokenised = tokenise(
+            examples, self.source.tokenizer, task="classification", max_length=self.result.data.max_length, labels=labels
+        )
+        part = Part(examples=list(examples), tokens=tokenised.table, origins=np.arange(1, len(examples) + 1))
+        predicted = score(self.forward, part, Quiet(), "predicting").predicted
+        assert predicted is not None
+        return [labels[index] for index in predicted]
+
+    def chat(self, messages: Sequence[Message], *, max_new_tokens: int = 256) -> Iterator[str]:
+        """The answer to a conversation, in pieces as they are written.
+
+        Raises:
+            InputError: If the run is not a chat model.
+        """
+        if self.result.task != "chat":
+            raise InputError(f"This run was tuned for {self.result.task!r}, not for chat: use predict.")
+        return answers.reply(self.model, self.source.tokenizer, messages, max_new_tokens)
+
+
+def load(folder: Path) -> Predictor:
+    """The tuned model of the run in `folder`.
+
+    Raises:
+        RunError: If the run is not finished.
+        ModelError: If its base model is gone or has changed.
+    """
+    loading.quiet()
+    result, place = RunResult.load(folder), Place(folder)
+    if result.status != "finished":
+        raise RunError(f"{folder} is {result.status}, so it has no tuned model yet. Finish it with: tunesmith resume {folder}")
+    if place.model.exists():
+        source = loading.find(str(place.model))
+        model = loading.load(source, result.task)
+    else:
+        source = loading.find(result.model.name)
+        if source.fingerprint != result.model.fingerprint:
+            raise RunError(
+                f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
+            )
+        torch.manual_seed(result.seed)
+        model = loading.load(source, result.task, labels=tuple(result.data.labels))
+        adapter.load(model, place.adapter)
+    model.eval()
+    forward, _ = choose(model, classification=bool(result.data.labels))
+    return Predictor(result, source, model, forward)

@@ -1,0 +1,41 @@
+"""Go on with an interrupted run to bitwise the weights it would have had."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tunesmith import settings
+from tunesmith.checkpoint.lock import RunLock
+from tunesmith.errors import RunError
+from tunesmith.reports.result import RunResult
+from tunesmith.runs.fit import carry_on
+from tunesmith.runs.place import Place
+from tunesmith.runs.session import prepare_session
+from tunesmith.settings import FitSettings
+from tunesmith.training import memory
+from tunesmith.watch import Watch
+
+
+def resume(folder: Path, watch: Watch) -> RunResult:
+    """Finish the run in `folder` from its last good checkpoint, with its own settings.
+
+    Raises:
+        RunError: If the run is finished, or its model or data are no longer what they were.
+        TunesmithError: As `fit`.
+    """
+    started, resident = time.monotonic(), memory.resident_bytes()
+    with RunLock(folder):
+        result = RunResult.load(folder)
+        if result.status == "finished":
+            raise RunError(f"{folder} is finished; nothing is left to do. See it with: tunesmith show {folder}")
+        chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
+        session = prepare_session(chosen, watch, known_labels=tuple(result.data.labels))
+        for what, before, now in (
+            ("model", result.model.fingerprint, session.source.fingerprint),
+            ("data", result.data.fingerprint, session.data.fingerprint),
+        ):
+            if before != now:
+                raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
+        result.status, result.error = "running", None
+        return carry_on(session, Place(folder), result, started, resident)

@@ -1,0 +1,144 @@
+"""Everything a run works with, put together once: model, data, method, precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from tunesmith import registry, settings, starter
+from tunesmith.checkpoint.trained import METHODS
+from tunesmith.data.prepare import PreparedData, prepare
+from tunesmith.method import Method
+from tunesmith.model import anatomy, forward, load
+from tunesmith.model.load import Source
+from tunesmith.runs import defaults
+from tunesmith.settings import DataSettings, FitSettings
+from tunesmith.training import memory, precision
+from tunesmith.training.optimizer import FlatAdamW
+from tunesmith.watch import Progress, Watch
+
+
+class Recorder:
+    """A watch that passes everything on and keeps what belongs into the run's record."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.warnings: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Pass on a fact."""
+        self._watch.say(text)
+
+    def warn(self, text: str) -> None:
+        """Pass on and keep a warning."""
+        self.warnings.append(text)
+        self._watch.warn(text)
+
+    def progress(self, progress: Progress) -> None:
+        """Pass on how far the current phase is."""
+        self._watch.progress(progress)
+
+
+@dataclass
+class Session:
+    """A run's parts. Built in three steps: data, then the base model, then the method on it."""
+
+    settings: FitSettings
+    source: Source
+    data: PreparedData
+    method: Method
+    device: torch.device
+    watch: Recorder
+    model: PreTrainedModel = field(init=False)
+    forward: forward.Forward = field(init=False)
+    dtype: torch.dtype = field(init=False)
+
+    def load_base(self) -> None:
+        """Load the base model in the number format of this machine and find out how it takes batches."""
+        training = self.settings.training
+        torch.manual_seed(training.seed)
+        self.model = load.load(self.source, self.data.task, labels=self.data.labels).to(self.device)  # pyright: ignore[reportAttributeAccessIssue]
+        self.forward, reason = forward.choose(self.model, classification=self.data.task == "classification")
+        self.dtype, sentence = precision.choose(training.precision, self.device)
+        if reason and self.dtype != torch.float32 and self.device.type == "cpu":
+            self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
+        if not self.method.trains_base_weights and self.dtype != torch.float32:
+            precision.store_frozen(self.model, self.dtype)
+        self.watch.say(sentence)
+        if reason:
+            self.watch.say(f"rows are padded, not packed: {reason}")
+
+    def attach(self) -> FlatAdamW:
+        """Attach the method and make the optimizer of what it trains."""
+        training = self.settings.training
+        torch.manual_seed(training.seed)
+        self.method.attach(self.model)
+        stored = precision.stored_as(self.model, self.dtype) if self.method.trains_base_weights else {}
+        assert training.weight_decay is not None
+        return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored)
+
+
+def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[str, ...] = ()) -> Session:
+    """Find the model, read the data, decide what was left open; loads no weights.
+
+    Raises:
+        InputError: If the settings, the data or the model cannot be used.
+    """
+    load.quiet()
+    memory.keep_freed_memory()
+    if chosen.training.threads:
+        torch.set_num_threads(chosen.training.threads)
+    recorder = Recorder(watch)
+    method = method_of(chosen)
+    source = load.find(chosen.model)
+    longest = anatomy.maximum_length(source.config)
+    data = prepare(
+        with_starters(chosen.data, watch),
+        source.tokenizer,
+        task=chosen.task,
+        model_max_length=longest or 2**20,
+        is_encoder=source.is_encoder,
+        known_labels=known_labels,
+    )
+    for sentence in data.description:
+        recorder.say(sentence)
+    for sentence in data.warnings:
+        recorder.warn(sentence)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = defaults.Facts(
+        task=data.task,
+        num_rows=len(data.train.tokens),
+        longest_row_tokens=int(data.train.tokens.lengths.max()),
+        num_parameters=source.num_parameters,
+        device=device.type,
+        num_validation_rows=len(data.validation.tokens),
+    )
+    training = defaults.resolve(chosen.training, method, facts)
+    resolved = dataclasses.replace(
+        chosen,
+        task=data.task,
+        training=training,
+        method={"name": method.name, **settings.to_mapping(method)},
+        data=dataclasses.replace(chosen.data, max_length=data.max_length),
+    )
+    return Session(resolved, source, data, method, device, recorder)
+
+
+def with_starters(data: DataSettings, watch: Watch) -> DataSettings:
+    """The settings with the paths of starter data sets in place of their names, fetched on first use."""
+    paths = tuple(str(starter.resolve_data(name, watch)) if name.startswith(starter.PREFIX) else name for name in data.data)
+    return dataclasses.replace(data, data=paths)
+
+
+def method_of(chosen: FitSettings) -> Method:
+    """The method that the settings name.
+
+    Raises:
+        InputError: If its name is unknown or one of its settings is wrong.
+    """
+    tree = dict(chosen.method)
+    name = str(tree.pop("name"))
+    return settings.from_mapping(registry.find(METHODS, name, Method), tree, f"method {name!r}", "method.")

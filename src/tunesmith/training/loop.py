@@ -1,0 +1,221 @@
+"""The story of a training run: step after step, evaluate now and then, keep the best, stop when it is time.
+
+Everything that happens at a step depends on the seed and the step alone, so a run that is resumed at any step goes on
+exactly as if nothing had happened.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from tunesmith.data.order import Order, noise_seed
+from tunesmith.data.pack import pack, passes
+from tunesmith.data.table import TokenTable
+from tunesmith.errors import TrainingDiverged
+from tunesmith.model import anatomy
+from tunesmith.model.forward import Forward
+from tunesmith.strategy import Strategy
+from tunesmith.training import memory
+from tunesmith.training.log import MetricsLog
+from tunesmith.training.optimizer import FlatAdamW
+from tunesmith.training.schedule import Schedule
+from tunesmith.training.step import StepResult, take_step
+from tunesmith.watch import Progress, Watch
+
+MAX_BAD_STEPS = 3  # in a row, whose loss or gradient is not finite
+SPEED_WINDOW = 20  # steps over which the speed shown is averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every number that decides how training goes."""
+
+    num_steps: int
+    rows_per_step: int
+    tokens_per_pass: int
+    schedule: Schedule
+    clip_norm: float
+    evaluate_every: int
+    """Steps between evaluations; the last step is always evaluated."""
+    patience: int
+    """Evaluations without improvement before an early stop; 0 never stops early."""
+    checkpoint_every_seconds: float
+    checkpoint_every_steps: int | None
+    max_seconds: float | None
+    seed: int
+
+
+@dataclass
+class State:
+    """Where training is; with the optimizer's tensors, all that a checkpoint holds."""
+
+    step: int = 0
+    """Steps done."""
+    tokens: int = 0
+    """Real tokens learned from."""
+    seconds: float = 0.0
+    """Time spent in steps, evaluations not counted."""
+    best_rank: list[float] | None = None
+    """Of the best evaluation so far."""
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    bad_steps: int = 0
+    stop_reason: str = ""
+    """Empty while training goes on."""
+
+    def to_mapping(self) -> dict[str, object]:
+        """The state as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the validation rows say of the model at one step."""
+
+    rank: tuple[float, ...]
+    """Decides which step is best: less is better, compared from the first number on."""
+    metrics: dict[str, float]
+
+
+class Keeper(Protocol):
+    """Who evaluates and saves for the loop."""
+
+    def evaluate(self) -> Evaluation:
+        """Measure on the validation rows."""
+        ...
+
+    def save(self, state: State, *, is_best: bool) -> None:
+        """Write a checkpoint of the state, the weights and the optimizer."""
+        ...
+
+
+@dataclass
+class Loop:
+    """Trains one model on one table of rows."""
+
+    forward: Forward
+    table: TokenTable
+    optimizer: FlatAdamW
+    plan: Plan
+    keeper: Keeper
+    log: MetricsLog
+    watch: Watch
+    state: State = field(default_factory=State)
+    strategies: Sequence[Strategy] = ()
+    should_stop: Callable[[], str | None] = lambda: None
+    """Asked after every step; a reason means: save and stop now, to be resumed later."""
+
+    def run(self) -> State:
+        """Train until the plan is done, the result no longer improves, time is up, or `should_stop` says so.
+
+        Raises:
+            TrainingDiverged: If loss or gradient stay infinite; the weights are those of the last good step.
+        """
+        order = Order(len(self.table), self.plan.rows_per_step, self.plan.seed)
+        self._device = anatomy.device_of(self.forward.model)
+        self._recent: list[tuple[int, float]] = []
+        saved_at, saved_step = time.monotonic(), self.state.step
+        while not self.state.stop_reason:
+            if self.state.step >= self.plan.num_steps:
+                self.state.stop_reason = "all steps done"
+                break
+            self._take_one(order)
+            interruption = self.should_stop()
+            if self._evaluation_is_due():
+                self._evaluate()
+                saved_at, saved_step = time.monotonic(), self.state.step
+            elif interruption or self._save_is_due(saved_at, saved_step):
+                self.keeper.save(self.state, is_best=False)
+                saved_at, saved_step = time.monotonic(), self.state.step
+            if interruption:
+                return self.state
+        self.log.event(self.state.step, f"stopped: {self.state.stop_reason}")
+        return self.state
+
+    def _take_one(self, order: Order) -> None:
+        step, plan, state = self.state.step, self.plan, self.state
+        start = time.perf_counter()
+        groups = passes(self.table, order.rows(step), plan.tokens_per_pass)
+        rate = plan.schedule.learning_rate(step)
+        self.forward.model.train()
+        result = take_step(
+            self.forward,
+            [pack(self.table, rows).to(self._device) for rows in groups],
+            self.optimizer,
+            learning_rate=rate,
+            clip_norm=plan.clip_norm,
+            seeds=[noise_seed(plan.seed, step, part) for part in range(len(groups))],
+            strategies=self.strategies,
+        )
+        seconds = time.perf_counter() - start
+        state.step, state.tokens, state.seconds = step + 1, state.tokens + result.num_tokens, state.seconds + seconds
+        self._mind_bad_numbers(result)
+        self._report(result, rate, seconds)
+        if plan.max_seconds is not None and state.seconds >= plan.max_seconds and not state.stop_reason:
+            state.stop_reason = f"time limit of {plan.max_seconds:.0f} s"
+
+    def _mind_bad_numbers(self, result: StepResult) -> None:
+        state = self.state
+        state.bad_steps = 0 if result.is_finite else state.bad_steps + 1
+        if result.is_finite:
+            return
+        message = f"step {state.step}: loss {result.loss}, gradient norm {result.gradient_norm}; the step was left out"
+        self.log.event(state.step, message)
+        self.watch.warn(message)
+        if state.bad_steps >= MAX_BAD_STEPS:
+            good = state.step - MAX_BAD_STEPS
+            raise TrainingDiverged(
+                f"Loss or gradient were not finite in steps {good + 1} to {state.step}. The weights are those of step {good}. "
+                "Use a lower --learning-rate, or --precision float32."
+            )
+
+    def _report(self, result: StepResult, rate: float, seconds: float) -> None:
+        self._recent = [*self._recent, (result.num_tokens, seconds)][-SPEED_WINDOW:]
+        speed = sum(n for n, _ in self._recent) / sum(s for _, s in self._recent)
+        resident = memory.resident_bytes()
+        numbers = {
+            "loss": result.loss,
+            "learning_rate": rate,
+            "gradient_norm": result.gradient_norm,
+            "tokens": self.state.tokens,
+        }
+        numbers |= {"labelled": result.num_targets, "seconds": round(self.state.seconds, 4), "memory_bytes": resident}
+        self.log.step(self.state.step, numbers)
+        self.watch.progress(
+            Progress(
+                phase="training",
+                done=self.state.step,
+                total=self.plan.num_steps,
+                loss=result.loss,
+                learning_rate=rate,
+                tokens_per_second=speed,
+                memory_bytes=resident,
+            )
+        )
+
+    def _evaluation_is_due(self) -> bool:
+        return (
+            bool(self.state.stop_reason)
+            or self.state.step % self.plan.evaluate_every == 0
+            or self.state.step >= self.plan.num_steps
+        )
+
+    def _save_is_due(self, saved_at: float, saved_step: int) -> bool:
+        if self.plan.checkpoint_every_steps:
+            return self.state.step - saved_step >= self.plan.checkpoint_every_steps
+        return time.monotonic() - saved_at >= self.plan.checkpoint_every_seconds
+
+    def _evaluate(self) -> None:
+        """Measure on the validation rows, keep the state if it is the best, and mind the patience."""
+        state = self.state
+        evaluation = self.keeper.evaluate()
+        self.log.evaluation(state.step, evaluation.metrics)
+        rank = list(evaluation.rank)
+        improved = state.best_rank is None or rank < state.best_rank
+        if improved:
+            state.best_rank, state.best_step = rank, state.step
+        state.evaluations_since_best = 0 if improved else state.evaluations_since_best + 1
+        if self.plan.patience and state.evaluations_since_best >= self.plan.patience and not state.stop_reason:
+            state.stop_reason = f"early stop: no improvement in {self.plan.patience} evaluations"
+        self.keeper.save(state, is_best=improved)

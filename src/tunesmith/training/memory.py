@@ -1,0 +1,47 @@
+"""Memory of this process: what it holds, the most it held, and an allocator that keeps what it will need again."""
+
+import ctypes
+import platform
+import resource
+from pathlib import Path
+
+import torch
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
+_STATUS = Path("/proc/self/status")
+
+
+def resident_bytes() -> int:
+    """Memory the process holds now; on a GPU, what tensors hold there."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.memory_allocated()
+    return _status("VmRSS") or peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory the process ever held; on a GPU, what tensors held there."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status(field: str) -> int | None:
+    """A size from Linux's process status, None where there is none."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed blocks for the next step instead of giving each back and faulting it in anew.
+
+    By default glibc maps every large tensor separately and returns it at once; a training step asks for the same
+    sizes again and again. Does nothing, and says so by False, where the C library is another one.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return all((libc.mallopt(_MMAP_MAX, 0), libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1), libc.mallopt(_TOP_PAD, 64 * 2**20)))

@@ -1,0 +1,132 @@
+"""AdamW over one flat buffer: a few large operations a step, however many tensors learn.
+
+Every trained parameter becomes a view of a flat float32 buffer and so does its gradient; the norm of all gradients,
+the update and the zeroing are one operation each. A parameter stored in fewer bits keeps its float32 master in the buffer.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+@dataclass
+class _Group:
+    """Parameters with the same weight decay, one after the other in `values` and `gradients`, each `(elements,)`."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+    values: nn.Parameter
+    gradients: Tensor
+    low_precision: list[tuple[nn.Parameter, Tensor, Tensor]]
+    """(parameter, its master, its gradient's sum) for those that are not float32 themselves."""
+
+
+class FlatAdamW:
+    """Decoupled weight decay Adam; decay acts on matrices only, not on norms and biases."""
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        weight_decay: float,
+        stored_as: Mapping[str, torch.dtype] | None = None,
+    ) -> None:
+        """Take over the parameters that learn; those named in `stored_as` compute in that type, their masters in float32."""
+        trained = [(n, p) for n, p in named_parameters if p.requires_grad]
+        self._groups = [
+            _flatten(chosen, stored_as or {})
+            for chosen in ([(n, p) for n, p in trained if p.ndim > 1], [(n, p) for n, p in trained if p.ndim <= 1])
+            if chosen
+        ]
+        decays = [weight_decay if g.parameters[0].ndim > 1 else 0.0 for g in self._groups]
+        self._adamw = torch.optim.AdamW(
+            [{"params": [g.values], "weight_decay": decay} for g, decay in zip(self._groups, decays, strict=True)],
+            betas=BETAS,
+            eps=EPSILON,
+            fused=True,
+        )
+
+    def collect(self) -> None:
+        """Add the gradients of low-precision parameters to their float32 sums; call after every backward pass."""
+        for group in self._groups:
+            for parameter, _, total in group.low_precision:
+                if parameter.grad is not None:
+                    total.add_(parameter.grad)
+                    parameter.grad = None
+
+    def gradient_norm(self) -> float:
+        """Length of the gradient of everything that learns."""
+        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.gradients) for g in self._groups])))
+
+    def step(self, learning_rate: float, factor: float = 1.0) -> None:
+        """Move the weights along the gradients times `factor`, and forget the gradients."""
+        for group, settings in zip(self._groups, self._adamw.param_groups, strict=True):
+            settings["lr"] = learning_rate
+            group.values.grad = group.gradients if factor == 1.0 else group.gradients.mul_(factor)
+        self._adamw.step()
+        for group in self._groups:
+            for parameter, master, _ in group.low_precision:
+                parameter.data.copy_(master)
+        self.forget()
+
+    def forget(self) -> None:
+        """Set all gradients to zero."""
+        for group in self._groups:
+            group.gradients.zero_()
+
+    def trained(self) -> dict[str, Tensor]:
+        """Every trained parameter by name, in float32, as views."""
+        return {
+            name: view.view(parameter.shape)
+            for group in self._groups
+            for name, parameter, view in zip(
+                group.names, group.parameters, group.values.detach().split([p.numel() for p in group.parameters]), strict=True
+            )
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a checkpoint must hold: values and both moments of each group, `(elements,)`, and the step count."""
+        tensors: dict[str, Tensor] = {}
+        for index, group in enumerate(self._groups):
+            tensors[f"{index}.values"] = group.values.detach()
+            tensors |= {f"{index}.{name}": value for name, value in self._adamw.state[group.values].items()}
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state` gave, weights included."""
+        for index, group in enumerate(self._groups):
+            group.values.copy_(tensors[f"{index}.values"])
+            names = ("step", "exp_avg", "exp_avg_sq")
+            if f"{index}.step" in tensors:
+                self._adamw.state[group.values] = {name: tensors[f"{index}.{name}"].clone() for name in names}
+            for parameter, master, _ in group.low_precision:
+                parameter.data.copy_(master)
+        self.forget()
+
+
+def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torch.dtype]) -> _Group:
+    """Move the parameters into one buffer; they stay usable as they were."""
+    names, parameters = [n for n, _ in named], [p for _, p in named]
+    device, total = parameters[0].device, sum(p.numel() for p in parameters)
+    values = nn.Parameter(torch.empty(total, dtype=torch.float32, device=device))
+    gradients = torch.zeros(total, dtype=torch.float32, device=device)
+    low_precision: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    start = 0
+    for name, parameter in named:
+        end = start + parameter.numel()
+        master = values.detach()[start:end].view(parameter.shape)
+        gradient = gradients[start:end].view(parameter.shape)
+        master.copy_(parameter.detach())
+        stored = stored_as.get(name, parameter.dtype)
+        if stored == torch.float32:
+            parameter.data, parameter.grad = master, gradient
+        else:
+            parameter.data = parameter.detach().to(stored)
+            low_precision.append((parameter, master, gradient))
+        start = end
+    return _Group(names, parameters, values, gradients, low_precision)

@@ -1,0 +1,71 @@
+"""Which number format the machine at hand computes faster in, and how a model is stored in it."""
+
+import time
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.model import anatomy, surgery
+
+WORTH = 1.15  # bfloat16 must be at least this many times faster: it costs accuracy
+_PROBE_SIZE = (256, 576, 1536)  # rows, inputs, outputs: a layer of a small model
+_PROBE_SECONDS = 0.025  # for each of the two formats
+
+
+def choose(wish: Literal["auto", "float32", "bfloat16"], device: torch.device) -> tuple[torch.dtype, str]:
+    """The format for frozen weights and activations, and the sentence that says why."""
+    if wish != "auto":
+        return getattr(torch, wish), f"computing in {wish}, as asked"
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (
+            (torch.bfloat16, "computing in bfloat16")
+            if supported
+            else (torch.float32, "computing in float32: no bfloat16 here")
+        )
+    speeds = {dtype: _products_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    ratio = speeds[torch.bfloat16] / speeds[torch.float32]
+    if ratio >= WORTH:
+        return torch.bfloat16, f"computing in bfloat16: measured {ratio:.1f} x as fast as float32 on this processor"
+    return torch.float32, f"computing in float32: bfloat16 measured {ratio:.1f} x as fast on this processor"
+
+
+def store_frozen(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Store the base model in `dtype`, once; a classification head and a pooler stay float32, they are small and exact there.
+
+    For methods that leave the base weights alone: call it before they attach.
+    """
+    surgery.cast(model, dtype, keep=_head(model))
+
+
+def stored_as(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Names of the base weights that a method which trains them keeps in `dtype`, with float32 masters in the optimizer."""
+    if dtype == torch.float32:
+        return {}
+    kept = {id(p) for module in _head(model) for p in module.parameters()}
+    return {name: dtype for name, p in model.named_parameters() if id(p) not in kept}
+
+
+def _head(model: PreTrainedModel) -> frozenset[nn.Module]:
+    """The task head and the pooler, but not the output embeddings, which are often the input's too."""
+    output = model.get_output_embeddings()
+    return frozenset(m for m in anatomy.head_modules(model) if m is not output)
+
+
+@torch.no_grad()
+def _products_per_second(dtype: torch.dtype) -> float:
+    """How often the three products of a linear layer's step can be taken, measured over `_PROBE_SECONDS`."""
+    rows, d_in, d_out = _PROBE_SIZE
+    x, w, dy = (torch.full(size, 0.5, dtype=dtype) for size in ((rows, d_in), (d_out, d_in), (rows, d_out)))
+
+    def products() -> tuple[Tensor, Tensor, Tensor]:
+        return x @ w.t(), dy @ w, dy.t() @ x
+
+    products()
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < _PROBE_SECONDS:
+        products()
+        count += 1
+    return count / elapsed

@@ -1,0 +1,79 @@
+"""One optimizer step: some rows, in as many passes as memory asks for, one update.
+
+The loss is the mean over all targets of the step, however its rows are cut into passes, so that 1 x 8, 2 x 4 and
+8 x 1 rows x passes give the same gradients.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tunesmith.model.batch import Batch
+from tunesmith.model.forward import Forward
+from tunesmith.strategy import Strategy
+from tunesmith.training.optimizer import FlatAdamW
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured."""
+
+    loss: float
+    """Mean over the step's targets, nats."""
+    gradient_norm: float
+    """Before clipping."""
+    num_tokens: int
+    """Real tokens of the step's rows."""
+    num_targets: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are numbers; if not, the weights were left alone."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+
+def accumulate(forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, seeds: Sequence[int]) -> float:
+    """Add up the gradients of the mean loss over all batches' targets; returns that loss."""
+    num_targets = sum(batch.num_targets for batch in batches)
+    total = 0.0
+    for batch, seed in zip(batches, seeds, strict=True):
+        if batch.num_targets == 0:
+            continue
+        torch.manual_seed(seed)
+        with forward.scope(batch):
+            loss = forward.loss(batch) / num_targets
+            loss.backward()
+        optimizer.collect()
+        total += loss.item()
+    return total
+
+
+def take_step(
+    forward: Forward,
+    batches: Sequence[Batch],
+    optimizer: FlatAdamW,
+    *,
+    learning_rate: float,
+    clip_norm: float,
+    seeds: Sequence[int],
+    strategies: Sequence[Strategy] = (),
+) -> StepResult:
+    """Learn from the batches once. A loss or gradient that is not finite never reaches the weights."""
+    loss = accumulate(forward, batches, optimizer, seeds)
+    for strategy in strategies:
+        penalty = strategy.loss(forward.model)
+        if penalty is not None:
+            penalty.backward()
+            optimizer.collect()
+    norm = optimizer.gradient_norm()
+    tokens, targets = sum(b.num_real_tokens for b in batches), sum(b.num_targets for b in batches)
+    result = StepResult(loss, norm, tokens, targets)
+    if not result.is_finite:
+        optimizer.forget()
+        return result
+    optimizer.step(learning_rate, min(1.0, clip_norm / (norm + 1e-6)))
+    for strategy in strategies:
+        strategy.after_step(forward.model)
+    return result

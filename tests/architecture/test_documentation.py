@@ -1,0 +1,109 @@
+"""Everything public says what it gives, and the README's file tree is the one on disk."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from types import ModuleType
+
+import pytest
+
+import source_tree
+from source_tree import ROOT
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_module_has_a_docstring():
+    assert [m.name for m in source_tree.modules() if not ast.get_docstring(m.tree)] == []
+
+
+def _overrides(class_node: ast.ClassDef, name: str) -> bool:
+    """Whether the method is the contract's, whose docstring it inherits; every class here has one parent at most."""
+    documented = {f.qualified_name.rsplit(".", 1)[-1] for f in source_tree.functions() if ast.get_docstring(f.node)}
+    return bool(class_node.bases) and name in documented
+
+
+def test_every_public_function_has_a_docstring():
+    missing = []
+    for module in source_tree.modules():
+        for node in module.tree.body:
+            missing += _undocumented(module.name, node)
+    assert missing == []
+
+
+def _undocumented(where: str, node: ast.stmt) -> list[str]:
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+        return []
+    missing = [] if ast.get_docstring(node) else [f"{where}:{node.lineno} {node.name}"]
+    if isinstance(node, ast.ClassDef):
+        for member in node.body:
+            if isinstance(member, ast.FunctionDef) and not member.name.startswith("_") and not ast.get_docstring(member):
+                own = not (_overrides(node, member.name) or _is_torch_method(node, member.name) or _is_setter(member))
+                missing += [f"{where}:{member.lineno} {node.name}.{member.name}"] if own else []
+    return missing
+
+
+def _is_torch_method(node: ast.ClassDef, name: str) -> bool:
+    """`forward`, `backward` and the like, documented by torch where the class is a torch class."""
+    return bool(node.bases) and name in {"forward", "backward", "extra_repr", "setup_context"}
+
+
+def _is_setter(member: ast.FunctionDef) -> bool:
+    return any(isinstance(d, ast.Attribute) and d.attr in {"setter", "deleter"} for d in member.decorator_list)
+
+
+def test_a_missing_docstring_is_found():
+    tree = ast.parse('class A:\n    """A."""\n    def give(self): ...\ndef take(): ...\ndef _hidden(): ...')
+    assert [u for node in tree.body for u in _undocumented("x.py", node)] == ["x.py:3 A.give", "x.py:4 take"]
+
+
+def test_the_file_tree_in_the_readme_is_the_one_on_disk():
+    file_tree = _tool("file_tree")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == file_tree.written(text), "run `make fix`"
+
+
+def test_every_line_of_the_file_tree_says_something():
+    silent = [line for line in _tool("file_tree").tree().splitlines()[1:] if len(line.split()) < 2]
+    assert silent == []
+
+
+def test_links_between_pages_lead_somewhere():
+    broken = []
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert broken == []
+
+
+def test_targets_named_in_the_pages_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))}
+    assert named
+    assert named <= targets
+
+
+def test_at_most_twenty_five_public_names():
+    import tunesmith
+
+    assert len(tunesmith.__all__) <= 25
+    for name in tunesmith.__all__:
+        assert getattr(tunesmith, name) is not None
+
+
+@pytest.mark.parametrize("page", ["commands.md", "methods.md"])
+def test_the_reference_is_what_the_code_says(page):
+    made = _tool("reference").pages()[page]
+    assert (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8") == made, "run `make docs`"

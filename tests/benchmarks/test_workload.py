@@ -1,0 +1,74 @@
+import pytest
+
+from benchmarks import workload
+from benchmarks.workload import IGNORED, Instruction, Row
+
+
+def row(length: int, num_answer: int = 2) -> Row:
+    ids = list(range(length))
+    return {"input_ids": ids, "labels": [IGNORED] * (length - num_answer) + ids[length - num_answer :]}
+
+
+def render(prompt: str, answer: str | None) -> str:
+    return f"<{prompt}>" if answer is None else f"<{prompt}>{answer}!\n"
+
+
+def encode(text: str) -> list[int]:
+    return [ord(character) for character in text]
+
+
+def lengths(rows: list[Row]) -> list[int]:
+    return [len(one["input_ids"]) for one in rows]
+
+
+def test_only_the_answer_and_its_end_carry_loss():
+    example: Instruction = {"instruction": "a", "input": "b", "output": "yes"}
+    found = workload.tokenise(example, render, encode)
+    assert bytes(found["input_ids"]).decode() == "<a\n\nb>yes!"
+    assert found["labels"] == [IGNORED] * 6 + encode("yes!")
+
+
+def test_merged_tokens_at_the_border_are_refused():
+    example: Instruction = {"instruction": "a", "input": "", "output": "yes"}
+    with pytest.raises(ValueError, match="merges"):
+        workload.tokenise(example, render, lambda text: encode(text.replace(">y", "_")))
+
+
+def test_choose_takes_rows_in_order_and_leaves_long_and_empty_ones_out():
+    rows = [row(workload.MAX_TOKENS + 1), row(9, num_answer=0), *(row(10 + i) for i in range(100))]
+    found = workload.choose(rows, pad_token_id=7)
+    assert lengths(found.warmup + found.timed) == list(range(10, 90))
+    assert lengths(found.check) == list(range(90, 98))
+    assert found.pad_token_id == 7
+
+
+def test_choose_refuses_too_few_rows():
+    with pytest.raises(ValueError, match="needs more than"):
+        workload.choose([row(10)] * 80, pad_token_id=0)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("given", [9, 3, 7, 5, 8, 4]),
+        ("sorted_in_step", [3, 9, 5, 7, 4, 8]),
+        ("grouped", [3, 4, 5, 7, 8, 9]),
+    ],
+)
+def test_arrange(order: workload.Order, expected: list[int]):
+    rows = [row(length) for length in (9, 3, 7, 5, 8, 4)]
+    assert lengths(workload.arrange(rows, 2, order)) == expected
+
+
+def test_token_counts():
+    rows = [row(4), row(10, num_answer=3), row(6)]
+    assert workload.num_tokens(rows) == 20
+    assert workload.num_labelled(rows) == 7
+    assert workload.num_padded(rows, 1) == 20
+    assert workload.num_padded(rows, 2) == 26
+
+
+def test_written_workload_is_read_back(tmp_path):
+    written = workload.Workload([row(3)], [row(4)], [row(5)], pad_token_id=2)
+    workload.write(written, tmp_path / "rows.json")
+    assert workload.read(tmp_path / "rows.json") == written

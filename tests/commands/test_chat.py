@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from tunesmith.data.examples import Message
+
+
+class Parrot:
+    """Answers with the number of messages and the last of them, piece by piece."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[Message], int]] = []
+
+    def chat(self, messages, max_new_tokens):
+        self.asked.append((list(messages), max_new_tokens))
+        yield f"{len(messages)} "
+        if messages[-1].content == "stop":
+            raise KeyboardInterrupt
+        yield messages[-1].content
+
+    def predict(self, texts):
+        return [f"label of {text}" for text in texts]
+
+
+@pytest.fixture
+def parrot(engine, saved_run) -> Parrot:
+    bird = Parrot()
+    engine("predict", load=lambda folder: bird)
+    return bird
+
+
+@pytest.fixture
+def chat_run(saved_run, tmp_path):
+    saved_run.task = "chat"
+    saved_run.save(tmp_path / "runs" / "first")
+
+
+def test_one_prompt(tunesmith_run, parrot, chat_run):
+    outcome = tunesmith_run("chat", "first", "--prompt", "hello", "--max-new-tokens", "7")
+    assert (outcome.code, outcome.out) == (0, "1 hello\n")
+    assert parrot.asked == [([Message("user", "hello")], 7)]
+
+
+def test_json(tunesmith_run, parrot, chat_run):
+    outcome = tunesmith_run("chat", "first", "--prompt", "hello", "--json", "--system", "be kind")
+    assert json.loads(outcome.out) == {"run": "runs/first", "prompt": "hello", "answer": "2 hello"}
+    assert parrot.asked[0][0][0] == Message("system", "be kind")
+
+
+def test_a_classifier_answers_with_the_label(tunesmith_run, parrot):
+    assert tunesmith_run("chat", "first", "--prompt", "hello").out == "label of hello\n"
+
+
+def test_a_conversation(tunesmith_run, parrot, chat_run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\nstop\n/new\nthree\n/exit\nfour\n"))
+    outcome = tunesmith_run("chat", "first", "--quiet")
+    assert outcome.code == 0
+    assert outcome.out == "1 one\n3 two\n5 \n1 three\n"
+    assert parrot.asked[1][0][1] == Message("assistant", "1 one")
+
+
+def test_the_end_of_input_leaves(tunesmith_run, parrot, chat_run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
+    assert tunesmith_run("chat", "first").code == 0
+
+
+def test_answers_cannot_steer_the_terminal(tunesmith_run, parrot, chat_run):
+    assert tunesmith_run("chat", "first", "--prompt", "a\x1b[2J\x07b\u009b").out == "1 a�[2J�b�\n"
+
+
+def test_wrong_usage(tunesmith_run, parrot):
+    assert tunesmith_run("chat", "first", "--json").code == 2
+    assert "must be at least 1, found 0" in tunesmith_run("chat", "first", "--max-new-tokens", "0").err

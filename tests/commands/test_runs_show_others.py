@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.reports.result import Measure, Stage
+
+
+def test_no_runs_yet(tunesmith_run):
+    outcome = tunesmith_run("runs")
+    assert outcome.code == 0
+    assert "No runs in runs yet." in outcome.out
+    assert json.loads(tunesmith_run("runs", "--json").out) == {"runs": []}
+
+
+def test_runs(tunesmith_run, saved_run, tmp_path):
+    (tmp_path / "runs/broken").mkdir()
+    (tmp_path / "runs/broken/run.json").write_text("{")
+    (tmp_path / "runs/other").mkdir()
+    outcome = tunesmith_run("runs")
+    assert "runs/first" in outcome.out
+    assert "damaged" in outcome.out
+    assert "other" not in outcome.out
+    rows = {row["run"]: row for row in json.loads(tunesmith_run("runs", "--json").out)["runs"]}
+    assert rows["runs/first"]["result"].startswith("accuracy 90.0 %")
+    assert rows["runs/first"]["method"] == "lora"
+    assert rows["runs/broken"]["status"] == "damaged"
+    assert tunesmith_run("runs", "runs").code == 0
+    assert tunesmith_run("runs", "nowhere").code == 2
+
+
+@pytest.mark.parametrize("name", ["first", "runs/first", "runs/first/"])
+def test_show(tunesmith_run, saved_run, name):
+    outcome = tunesmith_run("show", name)
+    assert outcome.code == 0
+    assert "90.0 %" in outcome.out
+    assert json.loads(tunesmith_run("show", name, "--json").out)["data"]["labels"] == ["bad", "good"]
+
+
+def test_show_names_the_nearest(tunesmith_run, saved_run, tmp_path):
+    outcome = tunesmith_run("show", "frist")
+    assert outcome.code == 2
+    assert "Did you mean runs/first?" in outcome.err
+    (tmp_path / "empty").mkdir()
+    assert "empty is not a run folder: it has no run.json" in tunesmith_run("show", "empty").err
+
+
+def test_resume(tunesmith_run, engine, saved_run):
+    asked = []
+    engine("resume", resume=lambda folder, watch: asked.append(folder) or saved_run)
+    outcome = tunesmith_run("resume", "first")
+    assert outcome.code == 0
+    assert asked == [Path("runs/first")]
+    assert "accuracy" in outcome.out
+
+
+def test_evaluate(tunesmith_run, engine, saved_run):
+    stage = Stage(
+        name="best checkpoint", split="new.csv", metrics={"accuracy": Measure(value=0.8, low=0.7, high=0.9, count=1200)}
+    )
+    engine("evaluate", evaluate=lambda folder, data, watch: [stage] if data == ("new.csv", "b.csv") else [])
+    outcome = tunesmith_run("evaluate", "first", "new.csv", "b.csv")
+    assert outcome.code == 0
+    assert " ".join(outcome.out.split()).endswith("best checkpoint new.csv, 1,200 rows accuracy 80.0 % 70.0 to 90.0 %")
+    content = json.loads(tunesmith_run("evaluate", "first", "new.csv", "b.csv", "--json").out)
+    assert content["stages"][0]["metrics"]["accuracy"]["low"] == 0.7
+
+
+def test_merge(tunesmith_run, engine, saved_run):
+    asked = []
+    engine("merge", merge=lambda folder, out, watch: asked.append((folder, out)))
+    assert "The merged model is in there" in tunesmith_run("merge", "first", "--out", "there").out
+    assert asked == [(Path("runs/first"), Path("there"))]
+    assert json.loads(tunesmith_run("merge", "first", "--out", "there", "--json").out)["out"] == "there"

@@ -1,0 +1,202 @@
+"""What every fine-tuning method promises, one function per promise.
+
+Each takes a method and a case (a tiny model with a batch) and raises AssertionError if the promise is broken.
+`contract/test_methods.py` holds every method to all of them; `contract/test_planted_bugs.py` shows that each can fail.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny_models
+from tunesmith.errors import NotMergeable
+from tunesmith.method import Method
+from tunesmith.model import surgery
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny model and a batch of token ids, three rows of nine."""
+
+    architecture: str
+    task: tiny_models.Task
+
+    def model(self) -> nn.Module:
+        """A fresh copy of the base model."""
+        return tiny_models.build(self.architecture, self.task)
+
+    def batch(self) -> dict[str, Tensor]:
+        """Inputs with labels."""
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(8, tiny_models.VOCABULARY_SIZE, (3, 9), generator=generator)
+        labels = torch.tensor([0, 2, 1]) if self.task == "classification" else ids
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+    def logits(self, model: nn.Module) -> Tensor:
+        """What the model answers to the batch."""
+        with torch.no_grad():
+            return model(**self.batch()).logits
+
+    def train(self, model: nn.Module, num_steps: int = 3, learning_rate: float = 1e-2) -> list[float]:
+        """Take some steps with what is trainable; the loss before each step."""
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+        losses = []
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            loss = model(**self.batch()).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+
+Promise = Callable[[Method, Case], None]
+
+
+def starts_as_the_base_model(method: Method, case: Case) -> None:
+    """Right after `attach` the model computes bitwise what it did, exactly if the class says so."""
+    model = case.model()
+    method.attach(model)
+    assert torch.equal(case.logits(model), case.logits(case.model())) == method.starts_as_identity
+
+
+def exactly_the_trainable_tensors_move(method: Method, case: Case) -> None:
+    """Every trainable tensor learns; nothing else changes, buffers included."""
+    model = case.model()
+    method.attach(model)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in _tensors(model).items()}
+    assert trainable, "nothing learns"
+    case.train(model)  # several steps: LoRA's `a` moves only once `b` is not zero
+    moved = {name for name, p in _tensors(model).items() if not torch.equal(p, before[name])}
+    assert moved == trainable, f"did not move: {sorted(trainable - moved)}; moved though frozen: {sorted(moved - trainable)}"
+
+
+def base_weights_learn_only_if_the_class_says_so(method: Method, case: Case) -> None:
+    """Only a new head may learn beside what the method adds."""
+    model = case.model()
+    base = {name for name, _ in model.named_parameters()}
+    method.attach(model)
+    shared = {name for name, p in model.named_parameters() if p.requires_grad} & base
+    if not method.trains_base_weights:
+        assert [name for name in shared if name.startswith(f"{model.base_model_prefix}.")] == []
+
+
+def learns(method: Method, case: Case) -> None:
+    """Twenty steps bring the loss down."""
+    model = case.model()
+    method.attach(model)
+    losses = case.train(model, num_steps=20)
+    assert losses[-1] < losses[0] - 0.01, losses
+
+
+def detach_restores_the_base_model(method: Method, case: Case) -> None:
+    """After `detach` every tensor, and so every output, is bitwise what it was; heads that were trained in place stay."""
+    if method.trains_base_weights:
+        return
+    base, model = case.model(), case.model()
+    method.attach(model)
+    heads = {name for name, p in model.named_parameters() if p.requires_grad} & set(base.state_dict())
+    case.train(model)
+    surgery.detach(model)
+    assert model.state_dict().keys() == base.state_dict().keys()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, base.state_dict()[name])}
+    assert changed == heads
+    model.load_state_dict({**model.state_dict(), **{name: base.state_dict()[name] for name in heads}})
+    assert torch.equal(case.logits(model), case.logits(base))
+    assert all(p.requires_grad for p in model.parameters()), "what was frozen must thaw"
+    assert [type(m) for m in model.modules()] == [type(m) for m in base.modules()]
+
+
+def a_copy_is_independent(method: Method, case: Case) -> None:
+    """Reference models, averages and snapshots are copies: training or detaching one leaves the other as it is."""
+    model = case.model()
+    method.attach(model)
+    case.train(model)
+    tuned = case.logits(model)
+    snapshot = copy.deepcopy(model)
+    case.train(snapshot)
+    assert torch.equal(case.logits(model), tuned)
+    assert not torch.equal(case.logits(snapshot), tuned)
+    if not method.trains_base_weights:
+        surgery.detach(snapshot)
+        assert torch.equal(case.logits(model), tuned)
+        assert snapshot.state_dict().keys() == case.model().state_dict().keys()
+
+
+def merge_keeps_the_function_or_says_why_not(method: Method, case: Case) -> None:
+    """The merged model has the base model's modules and the tuned model's outputs."""
+    base, model = case.model(), case.model()
+    method.attach(model)
+    case.train(model)
+    tuned = case.logits(model)
+    assert (tuned - case.logits(base)).abs().max() > 1e-2, "an untrained method would prove nothing"
+    if not method.mergeable:
+        with pytest.raises(NotMergeable, match=method.name):
+            method.merge(model)
+        return
+    method.merge(model)
+    assert model.state_dict().keys() == base.state_dict().keys()
+    # Weights of about one, rounded to float32 once more by the merge, in sums of a few hundred terms.
+    torch.testing.assert_close(case.logits(model), tuned, rtol=1e-4, atol=1e-4)
+
+
+def cached_decoding_equals_the_plain_forward(method: Method, case: Case) -> None:
+    """Tokens generated one at a time have the logits of the whole sequence at once."""
+    if case.task != "causal":
+        return
+    model = case.model()
+    method.attach(model)
+    case.train(model)
+    prompt = case.batch()["input_ids"][:2, :5]
+    out = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=8,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with torch.no_grad():
+        plain = model(input_ids=out.sequences[:, :-1]).logits[:, prompt.shape[1] - 1 :]
+    torch.testing.assert_close(torch.stack(out.logits, 1), plain, rtol=1e-4, atol=1e-4)
+    assert len(out.sequences[0, 5:].unique()) > 1, "a constant output would prove nothing"
+
+
+def attaches_without_weights(method: Method, case: Case) -> None:
+    """On the `meta` device the same tensors of the same shapes are trainable, so a plan counts what a run trains."""
+    model = case.model()
+    method.attach(model)
+    planned = tiny_models.on_meta(case.architecture, case.task)
+    method.attach(planned)
+    assert all(p.is_meta for p in planned.parameters())
+    assert _trainable_shapes(planned) == _trainable_shapes(model)
+
+
+PROMISES: tuple[Promise, ...] = (
+    starts_as_the_base_model,
+    exactly_the_trainable_tensors_move,
+    base_weights_learn_only_if_the_class_says_so,
+    learns,
+    detach_restores_the_base_model,
+    a_copy_is_independent,
+    merge_keeps_the_function_or_says_why_not,
+    cached_decoding_equals_the_plain_forward,
+    attaches_without_weights,
+)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _trainable_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in model.named_parameters() if p.requires_grad}

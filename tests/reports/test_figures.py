@@ -1,0 +1,53 @@
+"""Figures show what was measured, and nothing where nothing was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tunesmith.reports.curves import Curves, read_curves
+from tunesmith.reports.figures import figures, interval_figure, loss_figure, memory_figure, score_figure, speed_figure
+from tunesmith.reports.result import RunResult
+
+
+def test_nothing_measured_nothing_drawn(classification_result: RunResult):
+    classification_result.stages = []
+    found = figures(classification_result, Curves())
+    assert found == {"metrics": [], "training": [], "small": []}
+
+
+def test_all_figures_of_a_run(classification_result: RunResult, run_folder: Path):
+    found = figures(classification_result, read_curves(run_folder))
+    assert {place: [figure.title for figure in drawn] for place, drawn in found.items()} == {
+        "metrics": ["Accuracy", "Macro-F1"],
+        "training": ["Loss", "Accuracy"],
+        "small": ["Learning rate", "Real tokens per second", "Memory held"],
+    }
+
+
+def test_the_best_step_is_marked(run_folder: Path):
+    curves = read_curves(run_folder)
+    assert "best: step 450" in loss_figure(curves, 450)
+    assert "best: step" not in loss_figure(curves, None)
+    assert "training, smoothed" in loss_figure(curves, None)
+    assert "%" in score_figure(curves, "accuracy", 450)
+
+
+def test_a_run_of_one_step():
+    one = (np.array([1.0]), np.array([2.0]))
+    curves = Curves({"loss": one, "tokens_per_second": (np.array([]), np.array([]))}, {"loss": one})
+    assert "<svg" in loss_figure(curves, 1)
+    assert speed_figure(curves) == ""
+
+
+def test_intervals_are_told_to_those_who_cannot_see_them(classification_result: RunResult):
+    drawing = interval_figure("accuracy", classification_result.stages)
+    assert "tuned model: 86.0 % (83.9 to 88.1 %)" in drawing
+    assert interval_figure("perplexity", classification_result.stages) == ""
+
+
+def test_the_predicted_peak_is_drawn():
+    curves = Curves({"memory_bytes": (np.arange(3.0), np.array([1e9, 2e9, 2e9]))})
+    assert "predicted peak" in memory_figure(curves, 3_000_000_000)
+    assert "predicted peak" not in memory_figure(curves, None)

@@ -1,0 +1,60 @@
+"""The closing text of a run, word for word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tunesmith.reports.result import RunResult
+from tunesmith.reports.summary import summary_text
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "first film"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "report.html").touch()
+    return folder
+
+
+@pytest.mark.parametrize("task", ["classification", "chat"])
+def test_golden(request: pytest.FixtureRequest, folder: Path, task: str):
+    result = request.getfixturevalue(f"{task}_result")
+    expected = (GOLDEN / f"summary_{task}.txt").read_text(encoding="utf-8")
+    assert summary_text(result, folder) == expected
+
+
+def test_a_run_that_failed(classification_result: RunResult, tmp_path: Path):
+    bare = replace(
+        classification_result,
+        status="failed",
+        error="NaN at step 3",
+        progress=None,
+        stages=[],
+        retention={},
+        examples=[],
+        cost=None,
+    )
+    text = summary_text(bare, tmp_path)
+    assert "The run failed: NaN at step 3" in text
+    assert "tunesmith resume" in text
+    assert "adapter" not in text
+
+
+def test_paths_and_commands_are_never_broken(classification_result: RunResult, tmp_path: Path):
+    folder = tmp_path / ("long-name-" * 15)
+    (folder / "adapter").mkdir(parents=True)
+    lines = summary_text(classification_result, folder, width=60).splitlines()
+    assert f"adapter       {folder / 'adapter'}" in lines
+    assert any(line.startswith(f"tunesmith merge {folder} --out DIR  #") for line in lines)
+
+
+def test_narrow_terminals(chat_result: RunResult, folder: Path):
+    lines = summary_text(chat_result, folder, width=50).splitlines()
+    kept_whole = ("tunesmith ", "report ", "adapter ")
+    assert max(len(line) for line in lines if not line.startswith(kept_whole)) <= 50
