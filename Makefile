@@ -18,10 +18,11 @@ help:  ## this menu
 setup: $(INSTALLED)  ## create .venv with the tested set of packages, or bring it up to date
 
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the tested set of packages into $(VENV); the first time takes a few minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(TORCH)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
-	touch $@
+	@touch $@
 
 demo: setup  ## the first exercise: LoRA on film reviews, in about five minutes
 	$(BIN)/tunesmith fit starter:movie-reviews --model starter:minilm --method lora
@@ -30,7 +31,6 @@ check: setup  ## style, types, layers and sizes; what CI runs first
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/lint-imports --no-cache
 	$(PYTEST) -q tests/architecture
 
 fix: setup  ## repair what ruff can repair, and the file tree in the README
@@ -39,13 +39,13 @@ fix: setup  ## repair what ruff can repair, and the file tree in the README
 	$(BIN)/python tools/file_tree.py README.md
 
 test: setup  ## the tests, without the slow ones and without network
-	$(PYTEST) -q -n 2 --durations=10
+	$(PYTEST) -n 2 --durations=10
 
 test-all: setup  ## everything but the soak tests; fetches the starter models and data
-	$(PYTEST) -q -n 2 --durations=10 -m 'not soak'
+	$(PYTEST) -n 2 --durations=10 -m 'not soak'
 
 soak: setup  ## hundreds of kills and full disks
-	$(PYTEST) -q -m soak
+	$(PYTEST) -m soak
 
 bench: setup  ## side by side with peers, each in its own environment
 	$(BIN)/python benchmarks/run.py

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.workload import Order, Row, Workload, arrange
+from benchmarks.workload import ROWS_PER_STEP, Order, Row, Workload, arrange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Job:
     """(section of the workload, its first so many rows, how often), in the order trained."""
     num_warmup_steps: int = 0
     """The first so many steps are trained but not timed."""
-    rows_per_step: int = 8
+    rows_per_step: int = ROWS_PER_STEP
     learning_rate: float = 2e-4
     precision: Literal["float32", "bfloat16"] = "float32"
     rows_per_pass: int = 8

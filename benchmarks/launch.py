@@ -42,7 +42,7 @@ def start(configuration: Configuration, job: jobs.Job, num_threads: int) -> Run:
         done = subprocess.run(
             [str(_python(configuration)), "-m", f"benchmarks.contestants.{configuration.module}", question, answer],
             cwd=peer_environment.ROOT,
-            env=variables(dict(os.environ), configuration, num_threads),
+            env=variables(dict(os.environ), configuration.variables, num_threads),
             capture_output=True,
             text=True,
             check=False,
@@ -54,7 +54,9 @@ def start(configuration: Configuration, job: jobs.Job, num_threads: int) -> Run:
         return Run(jobs.read_measurement(answer), seconds, max(0.0, others / seconds))
 
 
-def job_of(configuration: Configuration, folder: Path, sections: list[tuple[str, int, int]], num_warmup_steps: int) -> jobs.Job:
+def job_of(
+    configuration: Configuration, folder: Path, sections: list[tuple[str, int, int]], *, num_warmup_steps: int = 0
+) -> jobs.Job:
     """The training job of a configuration."""
     return jobs.Job(
         mode="train",
@@ -67,7 +69,7 @@ def job_of(configuration: Configuration, folder: Path, sections: list[tuple[str,
     )
 
 
-def variables(inherited: dict[str, str], configuration: Configuration, num_threads: int) -> dict[str, str]:
+def variables(inherited: dict[str, str], chosen: dict[str, str], num_threads: int) -> dict[str, str]:
     """The environment of a contestant: what changes speed is set by the benchmark alone."""
     kept = {name: value for name, value in inherited.items() if not name.startswith(INHERITED_NOT)}
     return {
@@ -78,7 +80,7 @@ def variables(inherited: dict[str, str], configuration: Configuration, num_threa
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        **configuration.variables,
+        **chosen,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ NOISY_CORES = 0.1
 """More than this much of a core used by others makes a run noisy."""
 HISTORY_COLUMNS = (
     "date", "commit", "machine", "contestant", "tokens_per_second", "train_peak_mb", "load_peak_mb", "load_seconds",
-    "first_step_seconds", "num_rows", "num_repeats", "noisy",
+    "first_step_seconds", "loss_gap", "num_rows", "num_repeats", "noisy",
 )  # fmt: skip
 
 
@@ -37,6 +38,10 @@ class Summary:
     num_labelled_tokens: int
     num_padded_tokens: int
     """What was computed on, padding included."""
+    loss_gap: float
+    """Largest relative distance of its timed loss curve from that of the reference; NaN where steps hold other rows."""
+    learnt_share: float
+    """Of the reference's fall in loss in the check, at the contestant's own precision; NaN where that was not measured."""
     most_other_cores: float
     """The busiest that others were in any of the runs."""
 
@@ -55,6 +60,15 @@ class TokenCounts:
     padded: int
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a contestant besides its times; the fields are those of `Summary`."""
+
+    loss_gap: float
+    learnt_share: float
+    most_other_cores: float
+
+
 def speed(measurement: Measurement, num_tokens: int, num_warmup_steps: int) -> float:
     """Tokens per second over the steps after warm-up.
 
@@ -68,7 +82,7 @@ def speed(measurement: Measurement, num_tokens: int, num_warmup_steps: int) -> f
 
 
 def summarise(
-    runs: Sequence[Measurement], counts: TokenCounts, num_warmup_steps: int, import_bytes: int, other_cores: float
+    runs: Sequence[Measurement], counts: TokenCounts, num_warmup_steps: int, import_bytes: int, facts: Facts
 ) -> Summary:
     """The medians over the repeats of one contestant."""
     speeds = [speed(run, counts.real, num_warmup_steps) for run in runs]
@@ -84,7 +98,9 @@ def summarise(
         num_real_tokens=counts.real,
         num_labelled_tokens=counts.labelled,
         num_padded_tokens=counts.padded,
-        most_other_cores=other_cores,
+        loss_gap=facts.loss_gap,
+        learnt_share=facts.learnt_share,
+        most_other_cores=facts.most_other_cores,
     )
 
 
@@ -108,8 +124,9 @@ def ratios(summaries: dict[str, Summary]) -> dict[str, float]:
 def table(summaries: dict[str, Summary]) -> str:
     """The summaries as a Markdown table."""
     lines = [
-        "| contestant | real tokens/s (min-max) | peak training MB | peak loading MB | load s | first step s | padding | others |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| contestant | real tokens/s (min-max) | peak MB | peak MB loading | load s | first step s "
+        "| padding | loss gap | learnt | others |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, found in summaries.items():
         spread = f"{found.slowest_tokens_per_second:,.0f}-{found.fastest_tokens_per_second:,.0f}"
@@ -118,9 +135,13 @@ def table(summaries: dict[str, Summary]) -> str:
         lines.append(
             f"| {name} | {found.tokens_per_second:,.0f} ({spread}) | {found.train_peak_bytes / MB:,.0f} "
             f"| {found.load_peak_bytes / MB:,.0f} | {found.load_seconds:.1f} | {found.first_step_seconds:.1f} "
-            f"| {padding:.0%} | {others} |"
+            f"| {padding:.0%} | {_percent(found.loss_gap, 2)} | {_percent(found.learnt_share, 0)} | {others} |"
         )
     return "\n".join(lines)
+
+
+def _percent(share: float, num_digits: int) -> str:
+    return "" if math.isnan(share) else f"{share:.{num_digits}%}"
 
 
 def write_json(record: dict[str, object], folder: Path, stem: str) -> Path:
@@ -130,8 +151,17 @@ def write_json(record: dict[str, object], folder: Path, stem: str) -> Path:
     while path.exists():
         number += 1
         path = folder / f"{stem}-{number}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(_without_nan(record), indent=1, allow_nan=False) + "\n")
     return path
+
+
+def _without_nan(value: object) -> object:
+    """The value with null for what was not measured: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def append_history(path: Path, common: dict[str, str | int], summaries: dict[str, Summary]) -> None:
@@ -151,6 +181,7 @@ def append_history(path: Path, common: dict[str, str | int], summaries: dict[str
                     "load_peak_mb": f"{found.load_peak_bytes / MB:.0f}",
                     "load_seconds": f"{found.load_seconds:.2f}",
                     "first_step_seconds": f"{found.first_step_seconds:.2f}",
+                    "loss_gap": f"{found.loss_gap:.4f}",
                     "noisy": "yes" if found.is_noisy else "no",
                 }
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 IGNORED = -100
+ROWS_PER_STEP = 8
 NUM_WARMUP, NUM_TIMED, NUM_CHECK = 16, 64, 8
 MAX_TOKENS = 512
 CHECK_TOKENS = 128

@@ -3,6 +3,9 @@
 LONG_FILES: dict[str, str] = {}
 """Files above `MAX_FILE_LINES`: path below the package -> reason."""
 
+LONG_PLUGINS: dict[str, str] = {}
+"""Plug-ins above `MAX_PLUGIN_LINES`: path below the package -> reason."""
+
 LONG_FUNCTIONS: dict[str, str] = {}
 """Functions above `MAX_FUNCTION_LINES`: `file:name` -> reason."""
 

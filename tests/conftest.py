@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import importlib.util
 from collections.abc import Callable
@@ -22,8 +23,8 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
-"""The socket guard ends at the process; these reach the commands that a test starts."""
+_OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+"""The socket guard ends at the process; these reach the pip that a test starts."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,8 @@ class Configuration:
     precision: Literal["float32", "bfloat16"]
     rows_per_pass: int = 8
     order: Order = "given"
+    pads: bool = True
+    """Whether the rows of a pass are filled up to the longest."""
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables of the process."""
 
@@ -63,7 +65,7 @@ CONFIGURATIONS = {
         variables=TUNED_ALLOCATOR,
     ),
     "tunesmith": Configuration(
-        about="tunesmith, settings left to itself", module="tunesmith", precision="bfloat16", variables={"PYTHONPATH": "src"}
+        about="tunesmith, settings left to itself", module="tunesmith", precision="bfloat16", pads=False
     ),
 }
 USUAL = ("peft-default", "peft-best", "tunesmith")

@@ -107,3 +107,21 @@ def test_at_most_twenty_five_public_names():
 def test_the_reference_is_what_the_code_says(page):
     made = _tool("reference").pages()[page]
     assert (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8") == made, "run `make docs`"
+
+
+def test_the_public_names_are_the_same_in_all_three_places():
+    """For the interpreter, for `import *`, and for type checkers."""
+    import tunesmith
+
+    module = next(m for m in source_tree.modules() if m.name == "__init__.py")
+    block = next(node for node in module.tree.body if isinstance(node, ast.If))
+    typed = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert typed == tunesmith._HOMES
+    assert sorted([*typed, "__version__"]) == sorted(tunesmith.__all__)
+
+
+def test_an_unknown_public_name_says_what_there_is():
+    import tunesmith
+
+    with pytest.raises(AttributeError, match="LoRA"):
+        _ = tunesmith.Lora

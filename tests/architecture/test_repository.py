@@ -8,7 +8,7 @@ import source_tree
 from source_tree import ROOT
 
 # Written in pieces, so that this file does not contain what it looks for.
-MACHINE_PATHS = re.compile("/" + r"(?:work|farm|home/[a-z]+|root|Users/[A-Za-z]+)/[\w.-]|/" + r"tmp/(?:lab|bash_jobs)")
+MACHINE_PATHS = re.compile("/" + r"(?:work|farm|root)/[\w.-]|/" + r"tmp/(?:lab|bash_jobs)")
 REGISTRY_HOSTS = re.compile(
     r"py" + r"pi\.org|python" + r"hosted|registry\.npm" + r"js|deb\.deb" + r"ian|download\.pytor" + r"ch\.org"
 )

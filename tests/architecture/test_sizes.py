@@ -6,6 +6,7 @@ import allowed_exceptions
 import source_tree
 
 MAX_FILE_LINES = 300
+MAX_PLUGIN_LINES = 150
 MAX_FUNCTION_LINES = 40
 MAX_PARAMETERS = 6
 MAX_P90_FUNCTION_LINES = 30
@@ -21,6 +22,13 @@ def _over(sizes: dict[str, int], limit: int, allowed: dict[str, str]) -> None:
 def test_files():
     sizes = {m.name: m.text.count("\n") for m in source_tree.modules()}
     _over(sizes, MAX_FILE_LINES, allowed_exceptions.LONG_FILES)
+
+
+def test_plugins():
+    """A method, a strategy, a check or a command is one page to read; what commands share begins with `_`."""
+    folders = ("methods/", "strategies/", "checks/", "commands/")
+    plugins = [m for m in source_tree.modules() if m.name.startswith(folders) and not m.path.stem.startswith("_")]
+    _over({m.name: m.text.count("\n") for m in plugins}, MAX_PLUGIN_LINES, allowed_exceptions.LONG_PLUGINS)
 
 
 def test_functions():

@@ -1,13 +1,13 @@
 from benchmarks import job as jobs
-from benchmarks.workload import Row, Workload
+from benchmarks import workload
 
 
-def row(length: int) -> Row:
+def row(length: int) -> workload.Row:
     return {"input_ids": [1] * length, "labels": [1] * length}
 
 
 def test_rows_follow_the_sections_and_warm_up_stays_first(tmp_path):
-    data = Workload([row(9), row(8)], [row(7), row(3), row(5), row(4)], [row(2)], pad_token_id=0)
+    data = workload.Workload([row(9), row(8)], [row(7), row(3), row(5), row(4)], [row(2)], pad_token_id=0)
     job = jobs.Job(
         mode="train",
         workload_folder=str(tmp_path),

@@ -1,21 +1,22 @@
 import csv
 import json
+import math
 
 import pytest
 
-from benchmarks import results
-from benchmarks.job import Measurement
+from benchmarks import job, results
 
+FACTS = results.Facts(loss_gap=0.004, learnt_share=math.nan, most_other_cores=0.0)
 COUNTS = results.TokenCounts(real=1000, labelled=600, padded=1600)
 
 
-def run(step_seconds: list[float], peak_bytes: int = 3_000_000) -> Measurement:
-    return Measurement(step_seconds=step_seconds, train_peak_bytes=peak_bytes, load_peak_bytes=2_000_000, load_seconds=1.0)
+def run(step_seconds: list[float], peak_bytes: int = 3_000_000) -> job.Measurement:
+    return job.Measurement(step_seconds=step_seconds, train_peak_bytes=peak_bytes, load_peak_bytes=2_000_000, load_seconds=1.0)
 
 
 def summary(tokens_per_second: float, peak_bytes: int = 3_000_000) -> results.Summary:
     seconds = COUNTS.real / tokens_per_second
-    return results.summarise([run([9.0, seconds], peak_bytes)], COUNTS, 1, import_bytes=1_000_000, other_cores=0.0)
+    return results.summarise([run([9.0, seconds], peak_bytes)], COUNTS, 1, import_bytes=1_000_000, facts=FACTS)
 
 
 def test_speed_leaves_warm_up_out():
@@ -29,7 +30,7 @@ def test_speed_needs_a_timed_step():
 
 def test_summary_is_the_median_above_the_import():
     runs = [run([7.0, 10.0], 5_000_000), run([9.0, 2.0], 4_000_000), run([8.0, 5.0], 9_000_000)]
-    found = results.summarise(runs, COUNTS, 1, import_bytes=1_000_000, other_cores=0.5)
+    found = results.summarise(runs, COUNTS, 1, import_bytes=1_000_000, facts=results.Facts(0.0, 1.0, most_other_cores=0.5))
     assert (found.slowest_tokens_per_second, found.tokens_per_second, found.fastest_tokens_per_second) == (100, 200, 500)
     assert (found.train_peak_bytes, found.load_peak_bytes) == (4_000_000, 1_000_000)
     assert found.first_step_seconds == 8
@@ -59,7 +60,7 @@ def test_table_has_a_line_for_everyone():
     lines = results.table({"peft-best": summary(200), "tunesmith": summary(1300)}).splitlines()
     assert len(lines) == 4
     assert "| tunesmith | 1,300 (1,300-1,300) | 2 | 1 |" in lines[3]
-    assert "38%" in lines[3]
+    assert "| 38% | 0.40% |  | 0.00 cores |" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
 
 
@@ -68,6 +69,11 @@ def test_results_never_overwrite_one_another(tmp_path):
     second = results.write_json({"a": 2}, tmp_path / "results", "day")
     assert (first.name, second.name) == ("day.json", "day-2.json")
     assert json.loads(first.read_text()) == {"a": 1}
+
+
+def test_what_was_not_measured_is_null(tmp_path):
+    path = results.write_json({"a": [math.nan, 1.5], "b": {"c": math.inf}}, tmp_path, "day")
+    assert json.loads(path.read_text()) == {"a": [None, 1.5], "b": {"c": None}}
 
 
 def test_history_grows_by_a_line_each(tmp_path):

@@ -1,12 +1,11 @@
 import pytest
 
 from benchmarks import workload
-from benchmarks.workload import IGNORED, Instruction, Row
 
 
-def row(length: int, num_answer: int = 2) -> Row:
+def row(length: int, num_answer: int = 2) -> workload.Row:
     ids = list(range(length))
-    return {"input_ids": ids, "labels": [IGNORED] * (length - num_answer) + ids[length - num_answer :]}
+    return {"input_ids": ids, "labels": [workload.IGNORED] * (length - num_answer) + ids[length - num_answer :]}
 
 
 def render(prompt: str, answer: str | None) -> str:
@@ -17,19 +16,19 @@ def encode(text: str) -> list[int]:
     return [ord(character) for character in text]
 
 
-def lengths(rows: list[Row]) -> list[int]:
+def lengths(rows: list[workload.Row]) -> list[int]:
     return [len(one["input_ids"]) for one in rows]
 
 
 def test_only_the_answer_and_its_end_carry_loss():
-    example: Instruction = {"instruction": "a", "input": "b", "output": "yes"}
+    example: workload.Instruction = {"instruction": "a", "input": "b", "output": "yes"}
     found = workload.tokenise(example, render, encode)
     assert bytes(found["input_ids"]).decode() == "<a\n\nb>yes!"
-    assert found["labels"] == [IGNORED] * 6 + encode("yes!")
+    assert found["labels"] == [workload.IGNORED] * 6 + encode("yes!")
 
 
 def test_merged_tokens_at_the_border_are_refused():
-    example: Instruction = {"instruction": "a", "input": "", "output": "yes"}
+    example: workload.Instruction = {"instruction": "a", "input": "", "output": "yes"}
     with pytest.raises(ValueError, match="merges"):
         workload.tokenise(example, render, lambda text: encode(text.replace(">y", "_")))
 

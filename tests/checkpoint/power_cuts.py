@@ -67,7 +67,7 @@ class Recorder:
 
 
 def _path_of(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
 @dataclass(eq=False)
@@ -105,7 +105,9 @@ def _pending(acts: list[Act]) -> set[int]:
     return pending
 
 
-def _play(acts: list[Act], dropped: set[int], see: Callable[[int, Act, list[_Node], _Node | None], None] | None = None) -> _Node:
+def _play(
+    acts: list[Act], dropped: set[int], see: Callable[[int, Act, list[_Node], _Node | None], None] | None = None
+) -> _Node:
     """The tree after all acts but those that are dropped; acts on what is not there do nothing."""
     root = _Node({})
     kept = []  # nodes stay alive, so that no two share an id

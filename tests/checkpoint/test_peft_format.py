@@ -8,11 +8,11 @@ from pathlib import Path
 
 import peft
 import pytest
-import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import tiny_models
 from tunesmith.checkpoint import peft_format
 from tunesmith.errors import InputError, RunError
 from tunesmith.methods.full import Full
@@ -236,9 +236,9 @@ def test_keys_that_other_readers_act_on_do_nothing(changes: dict[str, object], t
     model = _saved(tmp_path)
     _edit(tmp_path, **changes)
     again = tiny_models.build("llama")
-    start = time.perf_counter()
+    start = time.process_time()
     peft_format.load(again, tmp_path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert torch.equal(_logits(again), _logits(model))
 
 

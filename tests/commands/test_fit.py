@@ -41,7 +41,8 @@ def asked(engine, result) -> list[FitSettings]:
 
 def test_every_layer(tunesmith_run, asked, tmp_path):
     (tmp_path / "t.toml").write_text(
-        "model = 'm'\n[method]\nname = 'lora'\nrank = 4\nalpha = 8\n[training]\nepochs = 5\nseed = 7\n[data]\ndata = ['a.csv']\n"
+        "model = 'm'\n[method]\nname = 'lora'\nrank = 4\nalpha = 8\n"
+        "[training]\nepochs = 5\nseed = 7\n[data]\ndata = ['a.csv']\n"
     )
     words = ["fit", "--config", "t.toml", "--epochs", "2.5", "--max-time", "10m", "--method.rank", "8", "--max-rows", "50"]
     assert tunesmith_run(*words).code == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -85,14 +86,13 @@ def test_ctrl_c(tunesmith_run, engine, saved_run):
 
 
 def test_a_closed_pipe_is_no_error():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tunesmith", "fit", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(30) in (0, -signal.SIGPIPE)
+    command = [sys.executable, "-m", "tunesmith", "fit", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode in (0, -signal.SIGPIPE)
 
 
 def test_control_characters_do_not_reach_the_terminal(tunesmith_run):
@@ -103,3 +103,15 @@ def test_control_characters_do_not_reach_the_terminal(tunesmith_run):
 
 def test_square_brackets_are_not_markup(tunesmith_run):
     assert "[red]x[/red]" in tunesmith_run("show", "[red]x[/red]").err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_any_encoding_of_the_terminal(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "tunesmith", "show"]
+    done = subprocess.run([*command, "ä"], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"There is no run folder" in done.stderr
+    assert b"UnicodeEncodeError" not in done.stderr
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+    assert b"tunesmith: Missing: RUN." in done.stderr

@@ -82,7 +82,7 @@ def with_text(result: RunResult, text: str) -> RunResult:
         progress=replace(result.progress, stop_reason=text, best_metric=text),
         stages=stages,
         retention={f"{text}g": metric},
-        examples=[BeforeAfter(prompt=text, expected=text, before=text, after="other")],
+        examples=[BeforeAfter(prompt=text, expected=text, before=text, after=f"{text}.")],
         warnings=[text],
         error=text,
         created=text,
@@ -159,7 +159,9 @@ def test_front_matter_says_only_what_was_meant(classification_result: RunResult,
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_terminal_gets_text_only(classification_result: RunResult, adapter_folder: Path, payload: str):
-    text = summary_text(with_text(classification_result, payload), adapter_folder / (payload.replace("\0", "")[:100] or "x"))
+    result = with_text(classification_result, payload)
+    text = summary_text(replace(result, status="failed"), adapter_folder)
+    text += summary_text(result, adapter_folder / (payload.replace("\0", "")[:100] or "x"))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b\ufeff\ud800-\udfff]", text)
 
 

@@ -63,6 +63,18 @@ def test_a_paired_difference_decides_over_the_overlap(chat_result: RunResult, lo
     assert ("the paired difference includes 0" in verdict.sentence) == (difference == "none found")
 
 
+def test_a_paired_difference_from_the_base_model_says_nothing_of_the_majority(classification_result: RunResult):
+    classification_result.stages = [
+        Stage(name="majority class", split="test", metrics=accuracy(0.80)),
+        Stage(name="base model", split="test", metrics=accuracy(0.50)),
+        Stage(name="tuned model", split="test", metrics=accuracy(0.81)),
+        Stage(name=PAIRED, split="test", metrics=accuracy(0.31)),
+    ]
+    verdict = judge(classification_result)
+    assert verdict.difference == "none found"
+    assert verdict.sentence.endswith("(majority class); the 95 % intervals overlap.")
+
+
 def test_a_worse_model_is_called_worse(classification_result: RunResult):
     test = classification_result.stages[-1]
     classification_result.stages[-1] = Stage(name=test.name, split=test.split, metrics=accuracy(0.3))

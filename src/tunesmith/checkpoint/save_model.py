@@ -52,8 +52,7 @@ def _num_bytes(model: PreTrainedModel) -> int:
 
 def _repair_generation_config(model: PreTrainedModel) -> None:
     """Switch sampling on where a setting of sampling is given: transformers reads such a file but refuses to write it."""
-    settings = model.generation_config
-    if settings is None:
+    if not model.can_generate() or (settings := model.generation_config) is None:
         return
     try:
         settings.validate(strict=True)

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `arguments` are those of the process by default."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take(words, "--debug")
+    _output.accept_every_character()
     try:
         return _dispatch(words)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -68,6 +69,15 @@ def fail(message: str, exit_code: int, words: Sequence[str]) -> None:
         emit_json({"error": clean(message), "exit_code": exit_code})
 
 
+def accept_every_character() -> None:
+    """Let a character that the terminal's encoding lacks become a question mark instead of an error."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="replace")
+
+
 def close_stdout() -> None:
     """Let nothing more be written to a stdout that nobody reads."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

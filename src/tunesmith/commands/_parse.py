@@ -57,8 +57,8 @@ def parse(kind: type[Parsed], words: Sequence[str]) -> Parsed | None:
 def _reworded(box: str, name: str) -> str:
     """Tyro's message without its frame and colours, as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ").strip() for line in plain.splitlines() if line.startswith("│")]
-    kept = [line for line in lines if line and not set(line) <= set("─ ")]
+    lines = [line.strip("│| ") for line in plain.strip("\n").splitlines()[1:]]  # the first is the frame's title
+    kept = [line for line in lines if set(line) - set("─-╰╯")]
     end = next((i for i, line in enumerate(kept) if line.startswith("For full helptext")), len(kept))
     text = " ".join(kept[:end])
     if text.startswith("Missing from"):

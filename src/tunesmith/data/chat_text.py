@@ -30,6 +30,9 @@ class ChatText:
     """Start and end, in characters, of what carries loss: each answer with its end-of-turn token."""
 
 
+_Written = ChatText | Refusal
+
+
 @dataclass(frozen=True)
 class _Frame:
     """What a template writes around the contents of a conversation with certain roles."""
@@ -144,8 +147,9 @@ class ChatWriter:
         if _MARKS.findall(whole) != marks:
             return Refusal("" if all(mark in whole for mark in marks) else "the template leaves a turn out")
         head = len(whole) - len(pieces[-1]) - len(marks[-1])
-        fits = isinstance(prompt, str) and prompt != before and whole.startswith(prompt) and len(prompt) <= head
-        return _Frame(tuple(pieces), head - len(prompt) if fits else 0)
+        if not isinstance(prompt, str) or prompt == before or not whole.startswith(prompt) or len(prompt) > head:
+            return _Frame(tuple(pieces), 0)
+        return _Frame(tuple(pieces), head - len(prompt))
 
     def _frames_are_wrong(
         self, conversations: Sequence[tuple[Message, ...]], written: Sequence[ChatText | Refusal | None]
@@ -221,7 +225,7 @@ class ChatWriter:
         return ChatText(whole[:cut] + end_text, tuple(reversed(spans)))
 
     def _after_prompt(self, messages: tuple[Message, ...], whole: str) -> int | None:
-        """Where the last answer begins if the template writes it otherwise than it stands (a thought set apart, for instance)."""
+        """Where the last answer begins if the template writes it otherwise than it stands (a thought set apart, say)."""
         prompt = self._template.render([messages[:-1]], add_generation_prompt=True)[0]
         return len(prompt) if isinstance(prompt, str) and whole.startswith(prompt) else None
 

@@ -154,7 +154,7 @@ def _notes(chats: Sequence[Chat], writer: ChatWriter, tokens: TextTokenizer, pla
     notes = []
     if plain:
         notes.append(
-            f"the model has no chat template; using plain headings (### User: / ### Assistant:) and {tokens.eos} after each answer"
+            f"the model has no chat template; using plain headings (### User: ### Assistant:), {tokens.eos} after each answer"
         )
     if writer.merges_system:
         notes.append("the chat template has no place for a system turn; its text stands before the first question")

@@ -32,10 +32,22 @@ MAX_UNPACKED_BYTES = 256 * 2**20
 MAX_UNPACKED_RATIO = 200
 """... and beyond it to this many times its size; text packs 3 to 20 times, only bombs pack 1,000 times."""
 
-_SIGNATURES = {b"PK\x03\x04": "a zip archive (an Excel file?)", b"\x80\x04\x95": "a Python pickle", b"\x80\x05\x95": "a Python pickle",
-               b"%PDF": "a PDF", b"\x7fELF": "a program", b"\x89PNG": "a picture", b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
-               b"ARROW1": "an Arrow file", b"SQLite format 3": "a database", b"PAR1": "a Parquet file", b"GGUF": "a model (GGUF)",
-               b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive", b"\x28\xb5\x2f\xfd": "a zstd archive"}  # fmt: skip
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive (an Excel file?)",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\x80\x04\x95": "a Python pickle",
+    b"\x80\x05\x95": "a Python pickle",
+    b"\x7fELF": "a program",
+    b"GGUF": "a model (GGUF)",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3": "a database",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HELD_OUT = re.compile(r"(^|[-_.])(test|valid|validation|dev|eval|heldout)([-_.\d]|$)", re.IGNORECASE)
 _TRAIN = re.compile(r"(^|[-_.])train(ing)?([-_.\d]|$)", re.IGNORECASE)
@@ -203,8 +215,8 @@ class _Unpacked(io.RawIOBase):
         self._count += len(data)
         if self._count > self._most:
             raise DataError(
-                f"{self._file} unpacks to more than {self._most // 2**20} MB, over {self._count // max(1, self._file.stat().st_size)} "
-                "times its size, as no data do. If it is right all the same, unpack it yourself: gunzip."
+                f"{self._file} unpacks to more than {self._most // 2**20} MB, over {MAX_UNPACKED_RATIO} times its size, as no "
+                "data do. If it is right all the same, unpack it yourself: gunzip."
             )
         buffer[: len(data)] = data
         return len(data)

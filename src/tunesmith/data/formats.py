@@ -150,7 +150,7 @@ def read_csv(opened: BinaryIO, file: Path, builder: TableBuilder) -> None:
 
 
 def read_tsv(opened: BinaryIO, file: Path, builder: TableBuilder) -> None:
-    """A header, then records separated by tabs; quotes group text only if every quoted cell is closed before a tab or line end."""
+    """A header, then records separated by tabs; quotes group text only if every quoted cell is closed in its own cell."""
     data = list(lines_of(opened, file))
     grouped = all(cell.endswith(b'"') and len(cell) > 1 for line in data for cell in _cells_with_quote(line))
     quoting = csv.QUOTE_MINIMAL if grouped else csv.QUOTE_NONE

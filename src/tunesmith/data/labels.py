@@ -27,8 +27,8 @@ def class_names(examples: Sequence[Example], column: str) -> tuple[str, ...]:
     if len(counts) > MAX_CLASSES or (len(counts) > 20 and len(counts) > counts.total() / 2):
         shown = ", ".join(repr(name[:30]) for name in list(counts)[:3])
         raise DataError(
-            f"`{column}` holds {len(counts):,} different values in {counts.total():,} rows ({shown}, ...), too many for classes. "
-            "Name the column of the classes with --label-column."
+            f"`{column}` holds {len(counts):,} different values in {counts.total():,} rows ({shown}, ...), too many for "
+            "classes. Name the column of the classes with --label-column."
         )
     numbers = all(name.lstrip("-").isdecimal() and name.isascii() for name in counts)
     return tuple(sorted(counts, key=int) if numbers else sorted(counts))
@@ -55,7 +55,8 @@ def check_labels(converted: Converted, labels: Sequence[str], table: RawTable) -
     more = len({label for _, label in strange}) - 1
     others = f" (and {more:,} other unknown labels)" if more else ""
     raise DataError(
-        f"{table.name} has the label {name[:60]!r} in {rows}{others}, which the model does not know.{hint} Known: {_list(labels)}."
+        f"{table.name} has the label {name[:60]!r} in {rows}{others}, which the model does not "
+        f"know.{hint} Known: {_list(labels)}."
     )
 
 

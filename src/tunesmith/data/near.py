@@ -51,6 +51,8 @@ def near_groups(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uin
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = slice(start, min(len(texts), start + TEXTS_AT_ONCE))
         hashes[part], signatures[part] = _sketch(texts[part])
+    if not len(texts):
+        return np.zeros(0, dtype=np.int64), hashes
     unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     groups = _connected(len(unique), _near_pairs(signatures[first]))[inverse]
     return np.unique(groups, return_inverse=True)[1].astype(np.int64), hashes
@@ -61,47 +63,66 @@ def fold(text: str) -> str:
     text = text[:MAX_CHARACTERS]
     if text.isascii():
         return text.lower()
-    text = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(
-        " " if unicodedata.category(c)[0] in "PSZC" else c for c in text.replace("’", "'") if c.isascii() or unicodedata.category(c) != "Mn"
-    ) if not text.isascii() else text  # fmt: skip
+    text = unicodedata.normalize("NFKD", text).casefold().replace("’", "'")
+    return text if text.isascii() else "".join(c if c.isascii() else _plain(unicodedata.category(c), c) for c in text)
+
+
+def _plain(category: str, character: str) -> str:
+    """The character, a space for what is no letter or number, nothing for a mark over a letter."""
+    return "" if category == "Mn" else " " if category[0] in "PSZC" else character
 
 
 def _sketch(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """Hashes of the folded texts (texts,), and MinHash signatures of their word pairs (texts, NUM_HASHES)."""
     data = [fold(text).encode("utf-8", "replace") + b"\n" for text in texts]
+    folded, row_of_byte = _fold_bytes(data)
+    words, row_of_word = _words(folded, row_of_byte)
+    counts = np.bincount(row_of_word, minlength=len(texts))
+    whole = np.zeros(len(texts), dtype=_U64)
+    signatures = np.zeros((len(texts), NUM_HASHES), dtype=np.uint32)
+    filled = counts > 0
+    if len(words):
+        starts = np.cumsum(counts) - counts
+        index = np.arange(len(words)) - np.repeat(starts, counts)
+        placed = _mix(words + _mix(index.astype(_U64) + _U64(1)))
+        whole[filled] = np.add.reduceat(placed, starts[filled])
+        signatures[filled] = _min_hashes(words, index, np.repeat(counts, counts), starts[filled])
+    # Texts without a word are alike only if they are the same.
+    for row in np.flatnonzero(~filled):
+        whole[row] = _mix(np.frombuffer(data[row][:32].ljust(32), dtype=_U64)).sum()
+        signatures[row] = whole[row] & _U64(0xFFFFFFFF)
+    return whole, signatures
+
+
+def _fold_bytes(data: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The texts' bytes, punctuation and digits folded and some dropped, (bytes,), and the row of each, (bytes,)."""
     ends = np.cumsum([len(item) for item in data])
-    raw = np.frombuffer(b"".join(data), dtype=np.uint8)
-    folded = _BYTES[raw]
+    folded = _BYTES[np.frombuffer(b"".join(data), dtype=np.uint8)]
     folded[ends - 1] = _SPACE
     keep = folded != _DROP
     keep[1:] &= ~((folded[1:] == _DIGIT) & (folded[:-1] == _DIGIT))
-    row_of_byte = np.repeat(np.arange(len(texts)), np.diff(ends, prepend=0))[keep]
-    folded = folded[keep]
-    words, row_of_word = _words(folded, row_of_byte)
-    counts = np.bincount(row_of_word, minlength=len(texts))
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    index = np.arange(len(words)) - np.repeat(starts, counts)
-    whole = np.zeros(len(texts), dtype=_U64)
-    filled = counts > 0
-    if len(words):
-        placed = _mix(words + _mix(index.astype(_U64) + _U64(1)))
-        whole[filled] = np.add.reduceat(placed, starts[filled])
-    signatures = np.zeros((len(texts), NUM_HASHES), dtype=np.uint32)
-    if len(words):
-        pairs = np.where(
-            index > 0, _mix(words ^ (np.roll(words, 1) * _PRIME)), np.where(np.repeat(counts, counts) == 1, words, ~_U64(0))
-        )
-        alone = (index == 0) & (np.repeat(counts, counts) > 1)
-        for number, factor in enumerate(_PERMUTATIONS):
-            values = ((pairs * factor) >> _U64(32)).astype(np.uint32)
-            values[alone] = np.iinfo(np.uint32).max
-            signatures[filled, number] = np.minimum.reduceat(values, starts[filled])
-    # Texts without a word are alike only if they are the same.
-    for row in np.flatnonzero(~filled):
-        whole[row] = _U64(int.from_bytes(data[row][:8].ljust(8), "big"))
-        signatures[row] = whole[row] & _U64(0xFFFFFFFF)
-    return whole, signatures
+    return folded[keep], np.repeat(np.arange(len(data)), np.diff(ends, prepend=0))[keep]
+
+
+def _min_hashes(
+    words: NDArray[np.uint64], index: NDArray[np.int64], count: NDArray[np.int64], starts: NDArray[np.int64]
+) -> NDArray[np.uint32]:
+    """The smallest hash of each row's word pairs (of its word, if it has only one) under each permutation.
+
+    Args:
+        words: Hash of each word, (words,).
+        index: Its place in its row, (words,).
+        count: Words of its row, (words,).
+        starts: First word of each row, (rows,).
+    """
+    pairs = np.where(count == 1, words, _mix(words ^ (np.roll(words, 1) * _PRIME)))
+    no_pair = (index == 0) & (count > 1)
+    smallest = np.empty((len(starts), NUM_HASHES), dtype=np.uint32)
+    for number, factor in enumerate(_PERMUTATIONS):
+        values = ((pairs * factor) >> _U64(32)).astype(np.uint32)
+        values[no_pair] = np.iinfo(np.uint32).max
+        smallest[:, number] = np.minimum.reduceat(values, starts)
+    return smallest
 
 
 def _words(folded: NDArray[np.uint8], row_of_byte: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -133,10 +154,8 @@ def _near_pairs(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
             key = _mix(key ^ signatures[:, column]) * _PRIME
         order = np.argsort(key, kind="stable")
         same = key[order[1:]] == key[order[:-1]]
-        head = (
-            np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(order)), 0)) if len(order) else order
-        )
-        for other in (order[:-1], order[head[1:]] if len(order) else order):
+        first = np.maximum.accumulate(np.where(np.append(True, ~same), np.arange(len(order)), 0))
+        for other in (order[:-1], order[first[1:]]):
             pairs = np.stack([order[1:], other], axis=1)[same]
             alike = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1) >= SHARED
             found.append(pairs[alike])

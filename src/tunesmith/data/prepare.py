@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data import describe
-from tunesmith.data.convert import Converted, convert
 from tunesmith.data.examples import Example, Labelled, Task
 from tunesmith.data.labels import check_labels, class_names
-from tunesmith.data.raw import RawTable, Skipped
-from tunesmith.data.read import read
-from tunesmith.data.recognise import ColumnChoice, Shape, recognise
+from tunesmith.data.raw import Skipped
+from tunesmith.data.recognise import Shape
+from tunesmith.data.source import Source, load
 from tunesmith.data.split import MAX_HELD_OUT_CHATS, Shares, num_shared, split
 from tunesmith.data.table import TokenTable
 from tunesmith.data.tokenise import Tokenised, tokenise
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_LENGTHS: dict[Task, int] = {"chat": 2048, "classification": 512, "text": 1024, "seq2seq": 512}
 """Longest row in tokens, if the user and the model do not say less."""
 MOST_CUT_SHARE, WARN_CUT_SHARE = 0.20, 0.05
-MOST_SKIPPED_SHARE, WARN_SKIPPED_SHARE = 0.50, 0.05
+WARN_SKIPPED_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +70,6 @@ class PreparedData:
     """Source of the chat template that the rows were written with."""
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One data set, read and converted."""
-
-    table: RawTable
-    shape: Shape
-    converted: Converted
-
-
 def prepare(
     settings: DataSettings,
     tokenizer: PreTrainedTokenizerBase,
@@ -105,12 +95,12 @@ def prepare(
         ModelError: If the tokenizer or its chat template cannot be used.
     """
     _check_shares(settings)
-    source = _load(
+    source = load(
         settings.data, settings, "classification" if task == "auto" and is_encoder and _names_label(settings) else task
     )
     shape = source.shape
     _check_model(shape, is_encoder)
-    held_out = _load((settings.eval,), settings, shape.task) if settings.eval is not None else None
+    held_out = load((settings.eval,), settings, shape.task) if settings.eval is not None else None
     labels: tuple[str, ...] = ()
     if shape.task == "classification":
         labels = known_labels or class_names(source.converted.examples, shape.columns["label"])
@@ -135,7 +125,7 @@ def prepare_for_evaluation(
     Raises:
         DataError: If a file or its rows cannot be used, or a label is unknown to the model.
     """
-    source = _load(tuple(paths), like, task)
+    source = load(tuple(paths), like, task)
     if task == "classification":
         check_labels(source.converted, labels, source.table)
     tokenised = tokenise(source.converted.examples, tokenizer, task=task, max_length=max_length, labels=labels)
@@ -157,34 +147,37 @@ class _Preparation:
     labels: tuple[str, ...]
     max_length: int
 
-    def run(self, source: _Source, held_out: _Source | None) -> PreparedData:
+    def run(self, source: Source, held_out: Source | None) -> PreparedData:
         """The prepared data."""
-        examples, origins = source.converted.examples, np.asarray(source.converted.origins, dtype=np.int64)
+        examples = source.converted.examples
         splits = split(examples, self._shares(held_out is not None), seed=self.settings.split_seed)
-        tokenised = self._tokenise(examples)
-        row_of = np.full(len(examples), 0, dtype=np.int8)
-        row_of[splits.validation], row_of[splits.test] = 1, 2
-        parts = [_part(tokenised, examples, origins, row_of == code) for code in range(3)]
-        results = [(tokenised, source)]
+        part_of = np.zeros(len(examples), dtype=np.int8)
+        part_of[splits.validation], part_of[splits.test] = 1, 2
+        results = [(self._tokenise(examples), source)]
+        parts = [_part(*results[0], part_of == code) for code in range(3)]
         if held_out is not None:
-            other = self._tokenise(held_out.converted.examples)
-            parts[2] = _part(other, held_out.converted.examples, np.asarray(held_out.converted.origins, dtype=np.int64))
-            results.append((other, held_out))
+            results.append((self._tokenise(held_out.converted.examples), held_out))
+            parts[2] = _part(*results[1])
         for result, which in results:
             self._check_cut(result, len(which.converted.examples), which.table.name)
-        self._check_filled(parts, tokenised)
-        skipped = _skipped(tokenised, source)
-        description = [
-            *describe.reading(source.table, self.shape, skipped),
-            *([] if held_out is None else describe.reading(held_out.table, held_out.shape, _skipped(other, held_out))),
-            *describe.tokens(self.shape.task, parts, self.max_length, tokenised.notes),
-            *describe.parts(parts, splits, self.labels),
-        ]
+        self._check_filled(parts, results[0][0])
+        read = [sentence for r, s in results for sentence in describe.reading(s.table, s.shape, _skipped(r, s))]
+        tokens = describe.tokens(self.shape.task, parts, self.max_length, results[0][0].notes)
         return PreparedData(
-            task=self.shape.task, shape=self.shape.name, description=description, warnings=self._warnings(results, parts, splits.group_was_cut),
-            train=parts[0], validation=parts[1], test=parts[2], labels=self.labels, fingerprint=_fingerprint(source, held_out),
-            name=source.table.name, max_length=self.max_length, skipped=skipped, template=tokenised.template,
-        )  # fmt: skip
+            task=self.shape.task,
+            shape=self.shape.name,
+            description=[*read, *tokens, *describe.parts(parts, splits, self.labels)],
+            warnings=self._warnings(results, parts, splits.group_was_cut),
+            train=parts[0],
+            validation=parts[1],
+            test=parts[2],
+            labels=self.labels,
+            fingerprint=_fingerprint(source, held_out),
+            name=source.table.name,
+            max_length=self.max_length,
+            skipped=_skipped(*results[0]),
+            template=results[0][0].template,
+        )
 
     def _tokenise(self, examples: list[Example]) -> Tokenised:
         return tokenise(examples, self.tokenizer, task=self.shape.task, max_length=self.max_length, labels=self.labels)
@@ -205,8 +198,8 @@ class _Preparation:
         lost = result.num_cut_answers + sum("prompt alone" in reason for reason in result.refused.values())
         if count and lost / count > MOST_CUT_SHARE:
             raise DataError(
-                f"{lost:,} of {count:,} answers of {name} ({lost / count:.0%}) are cut off by the maximum length of {self.max_length:,} tokens; "
-                f"a model trained on them would not learn to finish. 99 % of the rows fit in --max-length {result.wanted_length}."
+                f"{lost:,} of {count:,} answers of {name} ({lost / count:.0%}) are cut off by the maximum length of "
+                f"{self.max_length:,} tokens; a model trained on them would not learn to finish. 99 % of the rows fit in --max-length {result.wanted_length}."
             )
 
     def _check_filled(self, parts: Sequence[Part], tokenised: Tokenised) -> None:
@@ -215,7 +208,7 @@ class _Preparation:
             reason = next(iter(tokenised.refused.values()), "all were held out")
             raise DataError(f"No row is left to train on: {reason}.")
 
-    def _warnings(self, results: Sequence[tuple[Tokenised, _Source]], parts: Sequence[Part], group_was_cut: bool) -> list[str]:
+    def _warnings(self, results: Sequence[tuple[Tokenised, Source]], parts: Sequence[Part], group_was_cut: bool) -> list[str]:
         """What may make the result worse than it could be."""
         warnings = []
         for result, source in results:
@@ -234,52 +227,25 @@ class _Preparation:
         return warnings
 
 
-def _load(paths: Sequence[str], settings: DataSettings, task: str) -> _Source:
-    """One data set, read, recognised and converted.
-
-    Raises:
-        DataError: If more than half of its rows cannot be used.
-    """
-    table = read(paths, max_rows=settings.max_rows)
-    choice = ColumnChoice(
-        prompt=settings.prompt_column, answer=settings.answer_column, text=settings.text_column,
-        pair=settings.pair_column, label=settings.label_column,
-    )  # fmt: skip
-    shape = recognise(table, task, choice, settings.shape)
-    converted = convert(table, shape)
-    total = len(converted.examples) + len(converted.skipped)
-    if len(converted.skipped) > MOST_SKIPPED_SHARE * total:
-        reasons = describe.skipped(converted.skipped, table)
-        amount = "No row" if not converted.examples else f"Only {len(converted.examples):,} of {total:,} rows"
-        raise DataError(f"{amount} of {table.name}, read as {shape.name} ({shape.say()}), can be used: {reasons}.")
-    table.values.clear()
-    return _Source(table, shape, converted)
-
-
-def _part(
-    tokenised: Tokenised, examples: list[Example], origins: NDArray[np.int64], chosen: NDArray[np.bool_] | None = None
-) -> Part:
+def _part(tokenised: Tokenised, source: Source, chosen: NDArray[np.bool_] | None = None) -> Part:
     """The token rows of the chosen examples, with their examples and row numbers."""
-    kept = tokenised.kept
+    kept, examples = tokenised.kept, source.converted.examples
     rows = np.arange(len(kept)) if chosen is None else np.flatnonzero(chosen[kept])
     table = tokenised.table if chosen is None else tokenised.table.select(rows)
-    return Part(examples=[examples[index] for index in kept[rows].tolist()], tokens=table, origins=origins[kept[rows]])
+    origins = np.asarray(source.converted.origins, dtype=np.int64)[kept[rows]]
+    return Part(examples=[examples[index] for index in kept[rows].tolist()], tokens=table, origins=origins)
 
 
-def _skipped(tokenised: Tokenised, source: _Source) -> list[Skipped]:
+def _skipped(tokenised: Tokenised, source: Source) -> list[Skipped]:
     """Rows left out while converting or tokenising."""
     late = [Skipped(source.converted.origins[index], reason) for index, reason in tokenised.refused.items()]
     return sorted([*source.converted.skipped, *late], key=lambda item: item.row)
 
 
-def _fingerprint(source: _Source, held_out: _Source | None) -> str:
+def _fingerprint(source: Source, held_out: Source | None) -> str:
     if held_out is None:
         return source.table.fingerprint
     return hashlib.sha256((source.table.fingerprint + held_out.table.fingerprint).encode()).hexdigest()
-
-
-def _names_label(settings: DataSettings) -> bool:
-    return settings.label_column is not None
 
 
 def _check_shares(settings: DataSettings) -> None:
@@ -293,8 +259,8 @@ def _check_shares(settings: DataSettings) -> None:
 def _check_model(shape: Shape, is_encoder: bool) -> None:
     if is_encoder and shape.task != "classification":
         raise DataError(
-            f"The rows are {shape.name}, for the task {shape.task}, but this model reads text and cannot write any. Take a model that "
-            "writes (a decoder), or name --text-column and --label-column for classification."
+            f"The rows are {shape.name}, for the task {shape.task}, but this model reads text and cannot write any. "
+            "Take a model that writes (a decoder), or name --text-column and --label-column for classification."
         )
 
 

@@ -13,29 +13,55 @@ from tunesmith.errors import DataError
 SAMPLE_ROWS = 200
 MAX_LABEL_CHARACTERS = 80
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 SHAPES: dict[str, tuple[dict[str, tuple[str, ...]], Task]] = {
-    "messages": ({"messages": ("messages", "conversation", "conversations", "dialogue", "dialog", "chat", "turns")}, "chat"),
-    "conversations": ({"messages": ("conversations", "conversation")}, "chat"),
+    "messages": ({"messages": _words("messages conversation conversations dialogue dialog chat turns")}, "chat"),
+    "conversations": ({"messages": _words("conversations conversation")}, "chat"),
     "instruction/input/output": (
-        {"prompt": ("instruction", "instructions"), "context": ("input", "context"),
-         "answer": ("output", "response", "answer", "completion"), "system": ("system", "system_prompt")}, "chat"),
+        {
+            "prompt": _words("instruction instructions"),
+            "context": _words("input context"),
+            "answer": _words("output response answer completion"),
+            "system": _words("system system_prompt"),
+        },
+        "chat",
+    ),
     "text pair+label": (
-        {"text": ("premise", "sentence1", "question1", "text1", "text_a", "sentence_a", "query", "text", "sentence"),
-         "pair": ("hypothesis", "sentence2", "question2", "text2", "text_b", "sentence_b", "passage", "text_pair", "pair", "document"),
-         "label": ("label", "labels", "gold_label", "class", "is_duplicate", "entailment")}, "classification"),
+        {
+            "text": _words("premise sentence1 question1 text1 text_a sentence_a query text sentence"),
+            "pair": _words("hypothesis sentence2 question2 text2 text_b sentence_b passage text_pair pair document"),
+            "label": _words("label labels gold_label class is_duplicate entailment"),
+        },
+        "classification",
+    ),
     "prompt/completion": (
-        {"prompt": ("prompt", "question", "query", "input", "instruction", "user"),
-         "answer": ("completion", "response", "answer", "output", "chosen", "assistant", "reply"),
-         "system": ("system", "system_prompt")}, "chat"),
+        {
+            "prompt": _words("prompt question query input instruction user"),
+            "answer": _words("completion response answer output chosen assistant reply"),
+            "system": _words("system system_prompt"),
+        },
+        "chat",
+    ),
     "source/target": (
-        {"prompt": ("source", "src", "document", "article", "input_text", "original", "input"),
-         "answer": ("target", "tgt", "summary", "highlights", "target_text", "translation", "output_text")}, "chat"),
+        {
+            "prompt": _words("source src document article input_text original input"),
+            "answer": _words("target tgt summary highlights target_text translation output_text"),
+        },
+        "chat",
+    ),
     "text+label": (
-        {"text": ("text", "sentence", "review", "content", "comment", "tweet", "message", "body", "utterance", "title", "document", "question"),
-         "label": ("label", "labels", "class", "category", "sentiment", "intent", "topic", "emotion", "target", "stars", "rating",
-                   "coarse_label", "label_text")}, "classification"),
-    "text": ({"text": ("text", "content", "document", "body", "article")}, "text"),
-}  # fmt: skip
+        {
+            "text": _words("text sentence review content comment tweet message body utterance title document question"),
+            "label": _words("label labels class category sentiment intent topic emotion target stars rating label_text"),
+        },
+        "classification",
+    ),
+    "text": ({"text": _words("text content document body article")}, "text"),
+}
 """Each shape: the columns of each role under their usual names, and the task it is for."""
 _OPTIONAL = {"context", "system"}
 _NEEDS_ALL = {"instruction/input/output": ("context",)}
@@ -210,6 +236,6 @@ def _not_recognised(table: RawTable, task: str, shape: str) -> DataError:
     wanted = f"the shape {shape}" if shape != "auto" else f"the task {task}" if task != "auto" else "a known shape"
     columns = ", ".join(repr(name) for name in table.columns[:20]) or "none"
     return DataError(
-        f"The rows of {table.name} have the columns {columns}, which fit {wanted} by no usual names. Name them: --prompt-column and "
-        "--answer-column, or --text-column and --label-column (and --pair-column), or --text-column alone with --task text."
+        f"The rows of {table.name} have the columns {columns}, which fit {wanted} by no usual names. Name them: "
+        "--prompt-column and --answer-column, or --text-column and --label-column (and --pair-column), or --text-column alone with --task text."
     )

@@ -91,7 +91,7 @@ def _by_exact_text(groups: NDArray[np.int64], texts: Sequence[str], apart: NDArr
     ids: dict[str, int] = {}
     groups = groups.copy()
     first = int(groups.max()) + 1
-    for index in np.flatnonzero(apart):
+    for index in np.flatnonzero(apart).tolist():
         groups[index] = first + ids.setdefault(texts[index], len(ids))
     return groups
 
@@ -99,7 +99,7 @@ def _by_exact_text(groups: NDArray[np.int64], texts: Sequence[str], apart: NDArr
 def _assign(
     groups: NDArray[np.int64], hashes: NDArray[np.uint64], labels: Sequence[str], shares: Shares, seed: int
 ) -> NDArray[np.int8]:
-    """0 train, 1 validation, 2 test for each row: in each label, groups in the order of a seeded hash fill test, then validation."""
+    """0 train, 1 validation, 2 test for each row: of each label, in the order of a seeded hash, first test and then validation are filled."""
     num_groups = int(groups.max()) + 1
     key = np.full(num_groups, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(key, groups, hashes)

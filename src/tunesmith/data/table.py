@@ -19,8 +19,8 @@ class TokenTable:
     input_ids: NDArray[np.int32]
     """(tokens,)"""
     labels: NDArray[np.int32]
-    """Per token, not shifted: (tokens,), the token's own id where it is to be predicted, else IGNORED. Per row: (rows,) class ids.
-    With `target_ids`: empty, the targets are the labels."""
+    """Per token, not shifted: (tokens,), the token's own id where it is to be predicted, else IGNORED.
+    Per row: (rows,) class ids. With `target_ids`: empty, the targets are the labels."""
     offsets: NDArray[np.int64]
     """(rows + 1,)"""
     token_types: NDArray[np.int8] | None = None
@@ -85,10 +85,17 @@ def offsets_of(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets
 
 
-def _positions(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions in a flat array of all tokens of `rows`, and the offsets of these rows after the selection."""
-    lengths = np.diff(offsets)[rows]
-    selected = offsets_of(lengths)
+def _positions(
+    offsets: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64] | NDArray[np.bool_], NDArray[np.int64]]:
+    """An index into a flat array that picks all tokens of `rows`, and the offsets of these rows after the selection."""
+    lengths = np.diff(offsets)
+    selected = offsets_of(lengths[rows])
+    if (np.diff(rows) > 0).all():
+        # In ascending order a mask does it, at an eighth of the memory.
+        chosen = np.zeros(len(lengths), dtype=np.bool_)
+        chosen[rows] = True
+        return np.repeat(chosen, lengths), selected
     where = np.arange(selected[-1], dtype=np.int64)
-    where += np.repeat(offsets[rows] - selected[:-1], lengths)
+    where += np.repeat(offsets[rows] - selected[:-1], lengths[rows])
     return where, selected

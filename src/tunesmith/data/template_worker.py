@@ -1,8 +1,8 @@
 """The process in which chat templates run: nothing but Jinja's sandbox, with limits on time, memory, output and files.
 
-Started by path, it imports nothing of tunesmith. It reads requests and writes answers as JSON, each after its length in four
-bytes. A request is `{"template", "variables"}` once, then `{"conversations", "generation"}`; an answer is a list with a text, or
-`{"error": ...}`, for each conversation.
+Started by path, it imports nothing of tunesmith. It reads requests and writes answers as JSON, each after its length in
+four bytes. A request is `{"template", "variables"}` once, then `{"conversations", "generation"}`; an answer is a list with
+a text, or `{"error": ...}`, for each conversation.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def tokenise(
     if tokens.eos_id is None:
         raise ModelError("The model's tokenizer has no end-of-text token, so a model cannot learn where a text ends.")
     if task == "text":
-        return _texts([example for example in examples if isinstance(example, Text)], tokens, max_length)
-    return _pairs([example for example in examples if isinstance(example, SourceTarget)], tokens, max_length)
+        return _texts([example for example in examples if isinstance(example, Text)], tokens, max_length, tokens.eos_id)
+    return _pairs([example for example in examples if isinstance(example, SourceTarget)], tokens, max_length, tokens.eos_id)
 
 
 def _classification(examples: Sequence[Labelled], tokens: TextTokenizer, max_length: int, labels: Sequence[str]) -> Tokenised:
@@ -94,7 +94,7 @@ def _classification(examples: Sequence[Labelled], tokens: TextTokenizer, max_len
     return Tokenised(table=table, kept=np.arange(len(examples)), num_cut=num_cut)
 
 
-def _texts(examples: Sequence[Text], tokens: TextTokenizer, max_length: int) -> Tokenised:
+def _texts(examples: Sequence[Text], tokens: TextTokenizer, max_length: int, eos_id: int) -> Tokenised:
     """Documents ended by EOS, in windows of equal length; the loss is on every token but a row's first."""
     parts = [_parts(example.text) for example in examples]
     counts = [len(pieces) for pieces in parts]
@@ -104,7 +104,7 @@ def _texts(examples: Sequence[Text], tokens: TextTokenizer, max_length: int) -> 
         ids = [] if tokens.bos_id is None else [tokens.bos_id]
         for _ in range(count):
             ids.extend(next(encodings).ids)
-        columns.add([*ids, tokens.eos_id])
+        columns.add([*ids, eos_id])
         lengths.append(len(ids) + 1)
     windows = [-(-length // max_length) for length in lengths]
     offsets = offsets_of(np.concatenate([_equal(n, k) for n, k in zip(lengths, windows, strict=True)]) if lengths else [])
@@ -137,10 +137,8 @@ def _parts(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _pairs(examples: Sequence[SourceTarget], tokens: TextTokenizer, max_length: int) -> Tokenised:
+def _pairs(examples: Sequence[SourceTarget], tokens: TextTokenizer, max_length: int, eos_id: int) -> Tokenised:
     """Sources as the encoder wants them, and targets ended by EOS."""
-    eos_id = tokens.eos_id
-    assert eos_id is not None
     tokens.engine.enable_truncation(max_length)
     sources, targets = TokenColumns(), TokenColumns()
     num_cut = 0

@@ -22,7 +22,7 @@ from tunesmith.measure import Measure
 
 NUM_NEIGHBOURS = 10
 LITTLE_KEPT, MUCH_KEPT = 0.8, 0.5
-"""Share of kept neighbours below which an encoder forgot a little, or much; by chance about 0.17 of sixty texts are kept."""
+"""Share of kept neighbours below which an encoder forgot a little, or much: a convention, not calibrated. Chance is 0.17."""
 Floats = NDArray[np.float64]
 
 

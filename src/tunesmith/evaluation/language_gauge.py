@@ -24,7 +24,7 @@ from tunesmith.measure import Measure
 NUM_KEPT = 64
 """Most probable tokens of the base model that are kept per position."""
 LITTLE_RATIO, MUCH_RATIO = 1.05, 1.25
-"""Perplexity on general text, tuned / base, from which a model forgot a little, or much."""
+"""Perplexity on general text, tuned / base, from which a model forgot a little, or much: a convention, not calibrated."""
 MOVED_DIVERGENCE = 0.25
 """Nats per token from which predictions count as moved, even if perplexity did not rise."""
 _TINY = 1e-12

@@ -1,9 +1,9 @@
-"""Attention inside the segments of a packed stream: cost sum(length^2), no mask over the stream, no padding outside.
+"""Attention inside the segments of a packed stream: cost sum(length^2), no padding, no mask over the stream, no copies.
 
-For each segment      out = softmax(cap(s q kT) + window) v      q: (tokens, heads, width), k, v: (tokens, kv heads, width)
+For each segment      out = softmax(cap(s q kT) + mask) v      q: (tokens, heads, width), k, v: (tokens, kv heads, width)
 
-Short segments are gathered into rectangles of similar length and take batched products with a hand-written
-backward that keeps the probabilities; long ones take torch's flash attention, which keeps none.
+One autograd node serves the whole stream. Short segments take two batched products over the heads, straight on the
+stream's memory, and keep their probabilities; long ones take torch's flash attention, which keeps none.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
 
-from tunesmith.kernels.segments import LONG_SEGMENT, Block, Segments
+from tunesmith.kernels.segments import Segments
+
+LONG_SEGMENT = 256  # tokens; from here on torch's flash attention beats batched products on the CPU
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True)
@@ -30,152 +33,127 @@ class Rule:
     dropout: float = 0.0
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], rule: Rule) -> Tensor:
-    """The obvious computation, one segment after the other, which `segment_attention` must equal."""
+def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
+    """Attend within segments; returns `(tokens, heads, width of v)`."""
+    if rule.softcap or rule.dropout or q.device.type != "cpu":
+        return plain(q, k, v, segments, rule)
+    return _SegmentAttention.apply(q, k, v, segments, rule)  # pyright: ignore[reportReturnType]
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
+    """The obvious computation, one segment after the other; the general form, with soft cap and dropout."""
     group = q.shape[1] // k.shape[1]
     parts = []
-    for qs, ks, vs in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True):
-        keys, values = (t.repeat_interleave(group, 1).transpose(0, 1) for t in (ks, vs))
-        scores = (qs.transpose(0, 1) @ keys.transpose(1, 2)).float() * rule.scale
+    for place in segments:
+        keys, values = (t[place].repeat_interleave(group, 1).transpose(0, 1) for t in (k, v))
+        scores = (q[place].transpose(0, 1) @ keys.transpose(1, 2)).float() * rule.scale
         if rule.softcap:
             scores = rule.softcap * torch.tanh(scores / rule.softcap)
-        scores = scores.masked_fill(~_visible(len(qs), rule, q.device), -torch.inf)
-        parts.append((scores.softmax(-1).to(v.dtype) @ values).transpose(0, 1))
+        mask = segments.mask(scores.shape[-1], causal=rule.causal, window=rule.window, dtype=scores.dtype)
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        weights = torch.nn.functional.dropout(weights, rule.dropout).to(v.dtype)
+        parts.append((weights @ values).transpose(0, 1))
     return torch.cat(parts)
 
 
-def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
-    """Attend within segments; returns `(tokens, heads, width of v)`."""
-    if len(segments.lengths) == 1:
-        return _rectangle(q[None], k[None], v[None], None, rule)[0]
-    parts = []
-    for block in segments.blocks:
-        rectangles = [_take_rows(t, block) for t in (q, k, v)]
-        parts.append((_rectangle(*rectangles, block.inside, rule), block))
-    return _PutRows.apply(q.shape[0], [block for _, block in parts], *[part for part, _ in parts])  # pyright: ignore[reportReturnType]
-
-
-def _rectangle(q: Tensor, k: Tensor, v: Tensor, inside: Tensor | None, rule: Rule) -> Tensor:
-    """Attention over `(segments, length, heads, width)`; rows may end early where `inside` is False."""
-    length = q.shape[1]
-    windowed = rule.window is not None and rule.window < length
-    if length > LONG_SEGMENT and not rule.softcap and inside is None:
-        mask = _visible(length, rule, q.device) if windowed else None
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        out = scaled_dot_product_attention(
-            q, k, v, mask, rule.dropout, rule.causal and mask is None, scale=rule.scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        return out.transpose(1, 2)
-    mask = _visible(length, rule, q.device) if rule.causal or windowed else None
-    if inside is not None:
-        mask = inside[:, None, :] if mask is None else inside[:, None, :] & mask
-    if rule.softcap or rule.dropout:
-        return _scored(q, k, v, mask, rule)
-    return _Products.apply(q, k, v, mask, rule.scale)  # pyright: ignore[reportReturnType]
-
-
-def _visible(length: int, rule: Rule, device: torch.device) -> Tensor:
-    """(length, length) True where the row's token may look at the column's."""
-    steps = torch.arange(length, device=device)
-    distance = steps[:, None] - steps
-    visible = distance >= 0 if rule.causal else torch.ones_like(distance, dtype=torch.bool)
-    return visible if rule.window is None else visible & (distance.abs() < rule.window)
-
-
-def _scored(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """The general form with soft cap and dropout, through autograd."""
-    group = q.shape[2] // k.shape[2]
-    k, v = (t.repeat_interleave(group, 2).transpose(1, 2) for t in (k, v))
-    scores = (q.transpose(1, 2) @ k.transpose(2, 3)).float() * rule.scale
-    if rule.softcap:
-        scores = rule.softcap * torch.tanh(scores / rule.softcap)
-    if mask is not None:
-        scores = scores.masked_fill(~(mask if mask.ndim == 2 else mask[:, None]), -torch.inf)
-    weights = torch.nn.functional.dropout(scores.softmax(-1), rule.dropout).to(v.dtype)
-    return (weights @ v).transpose(1, 2)
-
-
-def _fold(t: Tensor, heads: int) -> Tensor:
-    """`(segments, length, kv heads * group, width)` -> `(segments * kv heads, group * length, width)`."""
-    segments, length, _, width = t.shape
-    return t.view(segments, length, heads, -1, width).permute(0, 2, 3, 1, 4).reshape(segments * heads, -1, width)
-
-
-def _unfold(t: Tensor, segments: int, length: int, heads: int) -> Tensor:
-    """The way back of `_fold`."""
-    return t.view(segments, heads, -1, length, t.shape[-1]).permute(0, 3, 1, 2, 4).reshape(segments, length, -1, t.shape[-1])
-
-
-class _Products(torch.autograd.Function):
-    """softmax(s q kT) v by batched products; query heads that share a key head are rows of one product."""
-
+class _SegmentAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        segments, length, heads = q.shape[0], q.shape[1], k.shape[2]
-        q, k, v = _fold(q, heads), _fold(k, heads), _fold(v, heads)
-        scores = torch.bmm(q, k.transpose(1, 2)).view(segments, heads, -1, length, length).float().mul_(scale)
-        if mask is not None:
-            blocked = ~(mask if mask.ndim == 2 else mask[:, None, None])
-            scores.masked_fill_(blocked, -torch.inf)
-        weights = torch.softmax(scores, -1).to(v.dtype).view(segments * heads, -1, length)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.sizes = segments, length, heads, scale
-        return _unfold(torch.bmm(weights, v), segments, length, heads)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
+        out = q.new_empty(*q.shape[:2], v.shape[2])
+        kept: list[Tensor] = []
+        for place in segments:
+            compute = _flash_forward if _takes_flash(place, rule) else _products_forward
+            kept += compute(q[place], k[place], v[place], out[place], segments, rule)
+        ctx.save_for_backward(q, k, v, out, *kept)
+        ctx.segments, ctx.rule = segments, rule
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, weights = ctx.saved_tensors
-        segments, length, heads, scale = ctx.sizes
-        dy = _fold(dy.contiguous(), heads)
-        dv = torch.bmm(weights.transpose(1, 2), dy)
-        dweights = torch.bmm(dy, v.transpose(1, 2)).float()
-        dscores = torch._softmax_backward_data(dweights, weights.float(), -1, torch.float32).mul_(scale).to(q.dtype)
-        dq, dk = torch.bmm(dscores, k), torch.bmm(dscores.transpose(1, 2), q)
-        return *(_unfold(t, segments, length, heads) for t in (dq, dk, dv)), None, None
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, out, *kept = ctx.saved_tensors
+        gradients = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
+        for place, keep in zip(ctx.segments, kept, strict=True):
+            inputs, outputs = (q[place], k[place], v[place]), tuple(g[place] for g in gradients)
+            if _takes_flash(place, ctx.rule):
+                _flash_gradients(inputs, out[place], keep, dout[place], outputs, ctx.rule)
+            else:
+                _products_gradients(inputs, keep, dout[place], outputs, ctx.rule)
+        return *gradients, None, None
 
 
-def _take_rows(stream: Tensor, block: Block) -> Tensor:
-    """`(tokens, heads, width)` -> `(segments, length, heads, width)`."""
-    return _TakeRows.apply(stream, block)  # pyright: ignore[reportReturnType]
+def _takes_flash(place: slice, rule: Rule) -> bool:
+    length = place.stop - place.start
+    return length >= LONG_SEGMENT and (rule.window is None or rule.window >= length)
 
 
-class _TakeRows(torch.autograd.Function):
-    """Gather a block's rows; every token is in one place of one block, so the way back only copies."""
-
-    @staticmethod
-    def forward(ctx: Any, stream: Tensor, block: Block) -> Tensor:
-        ctx.block, ctx.shape = block, stream.shape
-        return stream.index_select(0, block.rows.view(-1)).view(*block.rows.shape, *stream.shape[1:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _scatter(dy.new_zeros(ctx.shape), dy, ctx.block), None
-
-
-class _PutRows(torch.autograd.Function):
-    """Lay the blocks' rows back into one stream."""
-
-    @staticmethod
-    def forward(ctx: Any, num_tokens: int, blocks: list[Block], *rectangles: Tensor) -> Tensor:
-        ctx.blocks = blocks
-        stream = rectangles[0].new_empty(num_tokens, *rectangles[0].shape[2:])
-        for block, rectangle in zip(blocks, rectangles, strict=True):
-            _scatter(stream, rectangle, block)
-        return stream
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None, *(_gather(dy, block) for block in ctx.blocks)
+def _products_forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, segments: Segments, rule: Rule) -> list[Tensor]:
+    """Two batched products; writes `out` `(length, heads, width)`, returns the weights `(kv heads, group * length, length)`."""
+    length, heads = len(q), k.shape[1]
+    rows, keys, values = _by_key_head(q, heads), k.transpose(0, 1), v.transpose(0, 1)
+    mask = segments.mask(length, causal=rule.causal, window=rule.window, dtype=q.dtype)
+    if mask is None:
+        scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(rule.scale)
+    else:
+        tiled = mask if rows.shape[1] == length else mask.repeat(rows.shape[1] // length, 1)
+        scores = torch.baddbmm(tiled[None], rows, keys.transpose(1, 2), alpha=rule.scale)
+    weights = torch.softmax(scores, -1)
+    _write_heads(out, torch.bmm(weights, values), heads)
+    return [weights]
 
 
-def _scatter(stream: Tensor, rectangle: Tensor, block: Block) -> Tensor:
-    rows = rectangle.flatten(0, 1) if block.inside is None else rectangle[block.inside]
-    return stream.index_copy_(0, block.tokens, rows)
+def _products_gradients(
+    inputs: tuple[Tensor, ...], weights: Tensor, dout: Tensor, outputs: tuple[Tensor, ...], rule: Rule
+) -> None:
+    """Writes the gradients of one short segment."""
+    (q, k, v), (dq, dk, dv) = inputs, outputs
+    heads = k.shape[1]
+    drows = _by_key_head(dout, heads)
+    dv.transpose(0, 1).copy_(torch.bmm(weights.transpose(1, 2), drows))
+    dweights = torch.bmm(drows, v.permute(1, 2, 0))
+    dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(rule.scale)
+    _write_heads(dq, torch.bmm(dscores, k.transpose(0, 1)), heads)
+    dk.transpose(0, 1).copy_(torch.bmm(dscores.transpose(1, 2), _by_key_head(q, heads)))
 
 
-def _gather(stream: Tensor, block: Block) -> Tensor:
-    rectangle = stream.index_select(0, block.rows.view(-1)).view(*block.rows.shape, *stream.shape[1:])
-    return rectangle if block.inside is None else rectangle.masked_fill_(~block.inside[:, :, None, None], 0)
+def _by_key_head(t: Tensor, heads: int) -> Tensor:
+    """`(length, kv heads * group, width)` -> `(kv heads, group * length, width)`; a view where the group is 1."""
+    if t.shape[1] == heads:
+        return t.transpose(0, 1)
+    length, _, width = t.shape
+    return t.reshape(length, heads, -1, width).permute(1, 2, 0, 3).reshape(heads, -1, width)
+
+
+def _write_heads(out: Tensor, rows: Tensor, heads: int) -> None:
+    """The way back of `_by_key_head`, into `out`."""
+    length, _, width = out.shape
+    out.view(length, heads, -1, width).permute(1, 2, 0, 3).copy_(rows.view(heads, -1, length, width))
+
+
+def _heads_first(t: Tensor, group: int = 1) -> Tensor:
+    """`(length, heads, width)` -> `(1, heads * group, length, width)`."""
+    return (t if group == 1 else t.repeat_interleave(group, 1)).transpose(0, 1)[None]
+
+
+def _flash_forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, segments: Segments, rule: Rule) -> list[Tensor]:
+    """Torch's flash attention; writes `out`, returns the log of the normalisers `(1, length, heads)`."""
+    group = q.shape[1] // k.shape[1]
+    result, normaliser = _flash(
+        _heads_first(q), _heads_first(k, group), _heads_first(v, group), 0.0, rule.causal, attn_mask=None, scale=rule.scale
+    )
+    out.copy_(result[0].transpose(0, 1))
+    return [normaliser]
+
+
+def _flash_gradients(
+    inputs: tuple[Tensor, ...], out: Tensor, normaliser: Tensor, dout: Tensor, outputs: tuple[Tensor, ...], rule: Rule
+) -> None:
+    """Writes the gradients of one long segment."""
+    (q, k, v), (dq, dk, dv) = inputs, outputs
+    group = q.shape[1] // k.shape[1]
+    arguments = (_heads_first(dout), _heads_first(q), _heads_first(k, group), _heads_first(v, group), _heads_first(out))
+    gradients = _flash_backward(*arguments, normaliser, 0.0, rule.causal, attn_mask=None, scale=rule.scale)
+    dq.copy_(gradients[0][0].transpose(0, 1))
+    for target, gradient in ((dk, gradients[1]), (dv, gradients[2])):
+        summed = gradient[0] if group == 1 else gradient[0].unflatten(0, (-1, group)).sum(1)
+        target.copy_(summed.transpose(0, 1))

@@ -1,39 +1,30 @@
-"""Where the rows of a packed stream begin and end, and how attention may take them in rectangular blocks."""
+"""Where the rows of a packed stream begin and end."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
-
-LONG_SEGMENT = 256  # tokens; above it torch's flash attention beats batched products on the CPU
-WASTE = 1.25  # a block may hold at most this many times the tokens of its shortest row per row
-
-
-@dataclass(frozen=True)
-class Block:
-    """Segments of similar length, as one rectangle."""
-
-    rows: Tensor
-    """(segments, length) index into the stream; past the end of a segment it points at the stream's first token."""
-    inside: Tensor | None
-    """(segments, length) True where a token is; None where the block is full."""
-    tokens: Tensor
-    """(tokens of the block,) index into the stream, in the order of `rows[inside]`."""
-
-    @property
-    def length(self) -> int:
-        """Tokens in a row of the rectangle."""
-        return self.rows.shape[1]
 
 
 class Segments:
     """The segments of one packed stream of `sum(lengths)` tokens."""
 
     def __init__(self, lengths: list[int], device: torch.device | str = "cpu") -> None:
-        assert lengths and min(lengths) > 0, "a segment without tokens has no place in a stream"
+        assert lengths, "a stream has at least one segment"
+        assert min(lengths) > 0, "a segment without tokens has no place in a stream"
         self.lengths = lengths
         self.device = torch.device(device)
+        self._masks: dict[tuple[int, bool, int | None, torch.dtype], Tensor | None] = {}
+
+    def __iter__(self) -> Iterator[slice]:
+        """The place of each segment in the stream."""
+        start = 0
+        for length in self.lengths:
+            yield slice(start, start + length)
+            start += length
 
     @cached_property
     def starts(self) -> Tensor:
@@ -57,21 +48,25 @@ class Segments:
         """(tokens,) position of each token in its segment."""
         return torch.cat([torch.arange(n, device=self.device) for n in self.lengths])
 
-    @cached_property
-    def blocks(self) -> list[Block]:
-        """The segments sorted by length and cut into rectangles with little waste."""
-        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
-        groups: list[list[int]] = []
-        for index in order:
-            length = self.lengths[index]
-            shortest = self.lengths[groups[-1][0]] if groups else 0
-            fits = groups and (length == shortest if length > LONG_SEGMENT else length <= max(shortest * WASTE, shortest + 4))
-            groups[-1].append(index) if fits else groups.append([index])
-        return [self._block(group) for group in groups]
+    def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """What to add to the scores `(length, length)` of a segment: 0 where a token may look, minus infinity elsewhere.
 
-    def _block(self, group: list[int]) -> Block:
-        lengths = torch.tensor([self.lengths[i] for i in group], device=self.device)
-        steps = torch.arange(int(lengths.max()), device=self.device)
-        inside = steps < lengths[:, None]
-        rows = torch.where(inside, self.starts[torch.tensor(group, device=self.device)][:, None] + steps, 0)
-        return Block(rows, None if bool(inside.all()) else inside, rows[inside])
+        None where all may look at all. Every layer asks for the same few, so they are made once.
+        """
+        key = (length, causal, window, dtype)
+        if key not in self._masks:
+            self._masks[key] = None if _sees_all(length, causal, window) else _mask(length, causal, window, dtype, self.device)
+        return self._masks[key]
+
+
+def _sees_all(length: int, causal: bool, window: int | None) -> bool:
+    return (not causal or length == 1) and (window is None or window >= length)
+
+
+def _mask(length: int, causal: bool, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    steps = torch.arange(length, device=device)
+    distance = steps[:, None] - steps
+    hidden = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
+    if window is not None:
+        hidden = hidden | (distance.abs() >= window)
+    return torch.zeros(length, length, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)

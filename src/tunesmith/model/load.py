@@ -137,7 +137,9 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = kind.from_pretrained(source.folder, config=None, dtype=torch.float32, trust_remote_code=False, **extra)
+            model = kind.from_pretrained(
+                source.folder, config=None, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **extra
+            )
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {_first_line(error)}.") from None
     if model.config.get_text_config().pad_token_id is None:

@@ -78,7 +78,7 @@ def _section(title: str, lines: Iterator[str]) -> list[str]:
 
 def _results(result: RunResult) -> Iterator[str]:
     """A table of all metrics with their intervals."""
-    metrics = list(dict.fromkeys(name for stage in result.stages for name in stage.metrics))
+    metrics = list(dict.fromkeys(name for stage in result.stages if stage.name != PAIRED for name in stage.metrics))
     if not metrics:
         return
     titles = [markdown_prose(wording.metric_wording(name).title) for name in metrics]
@@ -161,9 +161,8 @@ def _limits(result: RunResult) -> Iterator[str]:
 
 
 def _fence(language: str, code: str) -> Iterator[str]:
-    """A block of code that its own content cannot close."""
-    lines = printable(code).split("\n")
+    """A block of code. Text from data is quoted on one line of it, so that no line of its own can close the block."""
     yield f"```{language}"
-    yield from (line.replace("```", "'''") for line in lines)
+    yield printable(code)
     yield "```"
     yield ""

@@ -42,8 +42,8 @@ def markdown(text: str) -> str:
     An entity can neither open a link, a tag or a table cell, nor be picked up as a bare address.
     """
     text = printable(text, multiline=False)
-    if True:
-        return text
+    if _PLAIN.fullmatch(text):
+        return f"`{text}`"
     return text.replace("www.", "www&#46;").translate(_ENTITIES) or "(empty)"
 
 

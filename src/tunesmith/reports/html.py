@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_MAX_NAME_CHARACTERS = 80
 _MAX_EXAMPLES, _MAX_EXAMPLE_CHARACTERS, _MAX_SETTING_CHARACTERS = 30, 1500, 200
 
 
@@ -45,6 +46,7 @@ def render_report(result: RunResult, curves: Curves, folder: Path) -> str:
         .render(
             result=result,
             run_name=folder.name,
+            title=f"{shorten(result.model.name, _MAX_NAME_CHARACTERS)} on {shorten(result.data.name, _MAX_NAME_CHARACTERS)}",
             verdict=judge(result),
             tiles=list(_tiles(result)),
             metrics=_metric_columns(result),
@@ -104,7 +106,7 @@ def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
 
 def _metric_columns(result: RunResult) -> list[str]:
     """The metrics of all stages, the ones people ask for first."""
-    found = list(dict.fromkeys(name for stage in result.stages for name in stage.metrics))
+    found = list(dict.fromkeys(name for stage in result.stages if stage.name != PAIRED for name in stage.metrics))
     return sorted(found, key=lambda name: wording.HEADLINE_ORDER.index(name) if name in wording.HEADLINE_ORDER else 99)
 
 

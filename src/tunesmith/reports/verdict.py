@@ -12,8 +12,9 @@ from tunesmith.reports.wording import HEADLINE_ORDER, format_interval, format_me
 
 Difference = Literal["better", "worse", "none found", "not measured"]
 PAIRED = "paired difference"
-"""Name of a stage that holds tuned minus base, measured row by row; it decides over the overlap of two intervals."""
-_BASELINES = ("majority", "untrained", "base")
+"""Name of a stage that holds tuned minus base model, measured row by row; against that baseline it decides over overlap."""
+_MAJORITY = "majority"
+_BASELINES = (_MAJORITY, "untrained", "base")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def judge(result: RunResult) -> Verdict:
         title = metric_wording(metric).title
         sentence = f"{where}{title} is {format_measure(metric, measure)}; no baseline was measured beside it."
         return Verdict("not measured", sentence, metric, tuned)
-    paired = _paired(result.stages, metric, tuned.split)
+    paired = None if _MAJORITY in baseline.name.lower() else _paired(result.stages, metric, tuned.split)
     difference = _difference(metric, baseline.metrics[metric], measure, paired)
     reason = "the 95 % intervals overlap" if paired is None else "the 95 % interval of the paired difference includes 0"
     sentence = where + _comparison(metric, difference, measure, baseline, reason)

@@ -23,7 +23,7 @@ from tunesmith.model import anatomy
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
-from tunesmith.runs import base as base_model
+from tunesmith.runs import baseline
 from tunesmith.runs import defaults, outcome, rehearsal
 from tunesmith.runs.keeper import RunKeeper
 from tunesmith.runs.place import Place
@@ -33,7 +33,7 @@ from tunesmith.settings import FitSettings
 from tunesmith.training import memory
 from tunesmith.training.log import MetricsLog
 from tunesmith.training.loop import Loop, State
-from tunesmith.watch import Rehearsal, Watch
+from tunesmith.watch import Watch
 
 _PACKAGES = ("tunesmith", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 rehearse = rehearsal.rehearse
@@ -100,7 +100,7 @@ def carry_on(session: Session, place: Place, result: RunResult, started: float, 
 def _train_and_tell(session: Session, place: Place, result: RunResult, signals: Signals) -> None:
     """Measure the base, train, keep the best, measure again, save."""
     session.load_base()
-    base = base_model.measure(session, place)
+    base = baseline.measure(session, place)
     signals.raise_if_stopped(place.folder)
     optimizer = session.attach()
     total, trainable = anatomy.count_parameters(session.model)

@@ -10,7 +10,7 @@ from tunesmith.measure import Measure
 from tunesmith.reports.result import BeforeAfter, RunResult, Stage
 from tunesmith.reports.verdict import PAIRED
 from tunesmith.runs import answers
-from tunesmith.runs.base import NUM_SHOWN, SHOWN_NEW_TOKENS, Base
+from tunesmith.runs.baseline import NUM_SHOWN, SHOWN_NEW_TOKENS, Base
 from tunesmith.runs.measure import Scores, gauge, outputs, question_and_answer, score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session

@@ -20,7 +20,7 @@ from tunesmith.training import memory
 from tunesmith.training.log import MetricsLog
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.schedule import Schedule
-from tunesmith.training.step import StepResult, take_step
+from tunesmith.training.step import StepResult, Update, take_step
 from tunesmith.watch import Progress, Watch
 
 MAX_BAD_STEPS = 3  # in a row, whose loss or gradient is not finite
@@ -143,10 +143,8 @@ class Loop:
             self.forward,
             [pack(self.table, rows).to(self._device) for rows in groups],
             self.optimizer,
-            learning_rate=rate,
-            clip_norm=plan.clip_norm,
-            seeds=[noise_seed(plan.seed, step, part) for part in range(len(groups))],
-            strategies=self.strategies,
+            Update(rate, plan.clip_norm, [noise_seed(plan.seed, step, part) for part in range(len(groups))]),
+            self.strategies,
         )
         seconds = time.perf_counter() - start
         state.step, state.tokens, state.seconds = step + 1, state.tokens + result.num_tokens, state.seconds + seconds

@@ -50,18 +50,22 @@ def accumulate(forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW,
     return total
 
 
+@dataclass(frozen=True)
+class Update:
+    """How one step moves the weights."""
+
+    learning_rate: float
+    clip_norm: float
+    """Longest gradient; a longer one is scaled down."""
+    seeds: Sequence[int]
+    """Of the random numbers (dropout) of each pass."""
+
+
 def take_step(
-    forward: Forward,
-    batches: Sequence[Batch],
-    optimizer: FlatAdamW,
-    *,
-    learning_rate: float,
-    clip_norm: float,
-    seeds: Sequence[int],
-    strategies: Sequence[Strategy] = (),
+    forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, update: Update, strategies: Sequence[Strategy] = ()
 ) -> StepResult:
     """Learn from the batches once. A loss or gradient that is not finite never reaches the weights."""
-    loss = accumulate(forward, batches, optimizer, seeds)
+    loss = accumulate(forward, batches, optimizer, update.seeds)
     for strategy in strategies:
         penalty = strategy.loss(forward.model)
         if penalty is not None:
@@ -73,7 +77,7 @@ def take_step(
     if not result.is_finite:
         optimizer.forget()
         return result
-    optimizer.step(learning_rate, min(1.0, clip_norm / (norm + 1e-6)))
+    optimizer.step(update.learning_rate, min(1.0, update.clip_norm / (norm + 1e-6)))
     for strategy in strategies:
         strategy.after_step(forward.model)
     return result

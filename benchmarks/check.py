@@ -1,0 +1,96 @@
+"""The checks around the timing: without them a speed says nothing, because a broken training is fast.
+
+Before: everyone trains a few rows again and again in float32; losses and gradient norms must be those of the reference.
+Then, at the precision that is timed, the first step must agree; how much is learnt after it is recorded.
+After: the timed runs must have followed one curve, too. A peer whose own rounding takes it elsewhere is shown, not refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from benchmarks import agreement, launch, workload
+from benchmarks.contestants import CONFIGURATIONS, REFERENCE
+from benchmarks.job import Measurement
+
+
+@dataclass
+class Checked:
+    """What the check before timing found."""
+
+    problems: list[str] = field(default_factory=list)
+    float32: dict[str, Measurement] = field(default_factory=dict)
+    own_precision: dict[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def learnt_shares(self) -> dict[str, float]:
+        """Of the reference's fall in loss, for those that were checked at their own precision."""
+        reference = self.float32[REFERENCE]
+        return {name: agreement.learnt_share(found, reference) for name, found in self.own_precision.items()}
+
+    def record(self) -> dict[str, object]:
+        """Everything for the result file."""
+        return {
+            "float32": {name: asdict(found) for name, found in self.float32.items()},
+            "own_precision": {name: asdict(found) for name, found in self.own_precision.items()},
+            "learnt_shares": self.learnt_shares,
+        }
+
+
+def before_timing(names: Sequence[str], folder: Path, num_steps: int, checks_own_precision: bool, num_threads: int) -> Checked:
+    """Train everyone on the same rows again and again, first in float32, then (if asked) as it will be timed."""
+    sections = [("check", workload.ROWS_PER_STEP, num_steps)]
+    checked = Checked()
+    for name in dict.fromkeys([REFERENCE, *names]):
+        configuration = CONFIGURATIONS[name]
+        job = replace(launch.job_of(configuration, folder, sections), order="given")
+        checked.float32[name] = launch.start(configuration, replace(job, precision="float32"), num_threads).measurement
+        _show(name, "float32", checked.float32[name])
+        if checks_own_precision and name in names and configuration.precision != "float32":
+            checked.own_precision[name] = launch.start(configuration, job, num_threads).measurement
+            _show(name, configuration.precision, checked.own_precision[name])
+    reference = checked.float32[REFERENCE]
+    if not agreement.sees_something(reference):
+        checked.problems.append(f"{REFERENCE}: the loss does not fall on repeated rows: {reference.losses}.")
+    for name, found in checked.float32.items():
+        checked.problems += agreement.problems(f"{name} in float32", found, reference, "curves")
+    for name, found in checked.own_precision.items():
+        checked.problems += agreement.problems(name, found, reference, "first step")
+    return checked
+
+
+def after_timing(measurements: dict[str, list[Measurement]]) -> list[str]:
+    """What is wrong with the timed runs."""
+    reference = _reference(measurements)
+    return [
+        problem
+        for name, found in measurements.items()
+        for measurement in found
+        for problem in agreement.problems(name, measurement, reference, _comparison(name))
+    ]
+
+
+def timed_gap(name: str, found: Sequence[Measurement], runs: dict[str, list[launch.Run]]) -> float:
+    """The largest distance of a contestant's timed loss curves from the reference's, NaN where its steps hold other rows."""
+    reference = _reference({other: [run.measurement for run in runs[other]] for other in runs})
+    if _comparison(name) == "nothing":
+        return math.nan
+    return max(agreement.largest_gap(measurement.losses, reference.losses) for measurement in found)
+
+
+def _reference(measurements: dict[str, list[Measurement]]) -> Measurement:
+    return (measurements.get(REFERENCE) or next(iter(measurements.values())))[0]
+
+
+def _comparison(name: str) -> agreement.Compare:
+    if CONFIGURATIONS[name].order == "grouped":
+        return "nothing"
+    return "curves" if CONFIGURATIONS[name].module == "tunesmith" else "first step"
+
+
+def _show(name: str, precision: str, found: Measurement) -> None:
+    losses, norms = (" ".join(f"{value:.4f}" for value in values) for values in (found.losses, found.gradient_norms))
+    print(f"check {name} in {precision}: losses {losses}; gradient norms {norms}", flush=True)

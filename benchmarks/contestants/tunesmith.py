@@ -1,0 +1,141 @@
+"""tunesmith, by the parts that `tunesmith fit` is made of: its loading, its precision, its loop with its defaults."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import measure
+from benchmarks.job import Job
+from benchmarks.workload import Row
+from tunesmith.checkpoint import peft_format
+from tunesmith.checkpoint.trained import trainable
+from tunesmith.data.order import permutation
+from tunesmith.data.table import TokenTable, offsets_of
+from tunesmith.interchange import PeftFormat
+from tunesmith.model import forward, load
+from tunesmith.runs import defaults
+from tunesmith.settings import TrainingSettings
+from tunesmith.training import memory, precision
+from tunesmith.training.log import FILE_NAME, MetricsLog
+from tunesmith.training.loop import Evaluation, Loop, State
+from tunesmith.training.optimizer import FlatAdamW
+from tunesmith.watch import Progress
+
+SEED = 0
+NO_CLIPPING = 1e9
+CPU = torch.device("cpu")
+
+
+class Reporter:
+    """A watch that hands the end of every step to the log."""
+
+    def __init__(self, log: measure.StepLog) -> None:
+        self.log = log
+
+    def say(self, text: str) -> None:
+        """Nobody listens."""
+
+    def warn(self, text: str) -> None:
+        """A step that was left out shows in the checks."""
+
+    def progress(self, progress: Progress) -> None:
+        """An optimizer step is complete."""
+        if progress.phase == "training":
+            self.log.step_ended()
+
+
+class NoKeeper:
+    """Neither evaluates nor saves: the peer does not either."""
+
+    def evaluate(self) -> Evaluation:
+        """An evaluation of nothing."""
+        return Evaluation((0.0,), {})
+
+    def save(self, state: State, *, is_best: bool) -> None:
+        """Nothing is kept."""
+
+
+class Tunesmith(measure.Contestant):
+    """LoRA by tunesmith."""
+
+    packages = ("tunesmith", "torch", "transformers", "safetensors", "numpy")
+
+    def load(self, job: Job) -> None:
+        load.quiet()
+        memory.keep_freed_memory()
+        self.model = load.load(load.find(str(job.folder / job.precision)), "chat")
+        self.forward, reason = forward.choose(self.model, classification=False)
+        if reason:
+            raise SystemExit(f"the model is not packed: {reason}")
+        dtype, _ = precision.choose(job.precision, CPU)
+        if dtype != torch.float32:
+            precision.store_frozen(self.model, dtype)
+        self.method = peft_format.load(self.model, job.folder / "adapter")
+
+    def train(self, rows: list[Row], job: Job, log: measure.StepLog) -> None:
+        table = table_in_training_order(rows, SEED)
+        settings = defaults.resolve(self._settings(job), self.method, self._facts(table))
+        plan = defaults.plan(settings, len(table))
+        optimizer = FlatAdamW(self.model.named_parameters(), weight_decay=0.0)
+        with tempfile.TemporaryDirectory() as scratch:
+            with MetricsLog(Path(scratch)) as metrics:
+                loop = Loop(self.forward, table, optimizer, plan, NoKeeper(), metrics, Reporter(log))
+                log.start()
+                loop.run()
+            for line in Path(scratch, FILE_NAME).read_text().splitlines():
+                record = json.loads(line)
+                if record["kind"] == "step":
+                    log.report(record["loss"], record["gradient_norm"])
+
+    def adapter(self) -> Mapping[str, Tensor]:
+        assert isinstance(self.method, PeftFormat)
+        return self.method.to_peft(self.model, trainable(self.model)).tensors
+
+    def _settings(self, job: Job) -> TrainingSettings:
+        return TrainingSettings(
+            epochs=1.0,
+            rows_per_step=job.rows_per_step,
+            learning_rate=job.learning_rate,
+            schedule="constant",
+            warmup_share=0.0,
+            weight_decay=0.0,
+            clip_norm=NO_CLIPPING,
+            patience=0,
+            checkpoint_every_seconds=math.inf,
+            precision=job.precision,
+            seed=SEED,
+        )
+
+    def _facts(self, table: TokenTable) -> defaults.Facts:
+        return defaults.Facts(
+            task="chat",
+            num_rows=len(table),
+            longest_row_tokens=int(table.lengths.max()),
+            num_parameters=self.model.num_parameters(),
+            device=CPU.type,
+            num_validation_rows=0,
+        )
+
+
+def table_in_training_order(rows: list[Row], seed: int) -> TokenTable:
+    """A table whose first epoch, as tunesmith shuffles it, is the rows in the order given."""
+    place = np.empty(len(rows), dtype=np.int64)
+    place[permutation(len(rows), seed, epoch=0)] = np.arange(len(rows))
+    table = TokenTable(
+        input_ids=np.concatenate([np.array(row["input_ids"], dtype=np.int32) for row in rows]),
+        labels=np.concatenate([np.array(row["labels"], dtype=np.int32) for row in rows]),
+        offsets=offsets_of([len(row["input_ids"]) for row in rows]),
+    )
+    return table.select(place)
+
+
+if __name__ == "__main__":
+    measure.run(Tunesmith())

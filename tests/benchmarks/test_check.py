@@ -1,0 +1,74 @@
+import pytest
+
+from benchmarks import check, contestants, job, launch
+
+LOSSES = [2.0, 1.8, 1.5]
+
+
+def measurement(losses: list[float]) -> job.Measurement:
+    return job.Measurement(losses=losses, gradient_norms=[0.7] * len(losses), num_trainable=10, movement=0.1)
+
+
+class Launcher:
+    """Stands in for the processes; answers with the losses of a contestant at a precision."""
+
+    def __init__(self, losses: dict[tuple[str, str], list[float]]) -> None:
+        self.losses, self.jobs = losses, []
+
+    def __call__(self, configuration: contestants.Configuration, asked: job.Job, num_threads: int) -> launch.Run:
+        name = next(name for name, known in contestants.CONFIGURATIONS.items() if known is configuration)
+        self.jobs.append((name, asked.precision))
+        return launch.Run(measurement(self.losses.get((name, asked.precision), LOSSES)), 1.0, 0.0)
+
+
+def checked(monkeypatch, tmp_path, losses, names=("peft-best", "tunesmith"), own_precision=True):
+    launcher = Launcher(losses)
+    monkeypatch.setattr(launch, "start", launcher)
+    return check.before_timing(names, tmp_path, 3, own_precision, 2), launcher
+
+
+def test_everyone_is_compared_with_the_reference_in_float32_first(monkeypatch, tmp_path):
+    found, launcher = checked(monkeypatch, tmp_path, {})
+    assert found.problems == []
+    assert launcher.jobs == [
+        ("peft-default", "float32"),
+        ("peft-best", "float32"),
+        ("peft-best", "bfloat16"),
+        ("tunesmith", "float32"),
+        ("tunesmith", "bfloat16"),
+    ]
+    assert found.learnt_shares == {"peft-best": 1.0, "tunesmith": 1.0}
+
+
+def test_a_wrong_curve_in_float32_stops_the_benchmark(monkeypatch, tmp_path):
+    found, _ = checked(monkeypatch, tmp_path, {("tunesmith", "float32"): [2.0, 1.9, 1.8]}, own_precision=False)
+    assert ["tunesmith in float32: the losses are off" in problem for problem in found.problems] == [True]
+
+
+def test_a_slower_curve_in_bfloat16_is_shown(monkeypatch, tmp_path):
+    found, _ = checked(monkeypatch, tmp_path, {("peft-best", "bfloat16"): [2.0, 1.9, 1.75]})
+    assert found.problems == []
+    assert found.learnt_shares["peft-best"] == pytest.approx(0.5)
+
+
+def test_a_flat_reference_stops_the_benchmark(monkeypatch, tmp_path):
+    flat = {(name, "float32"): [2.0, 2.0, 2.0] for name in ("peft-default", "peft-best", "tunesmith")}
+    found, _ = checked(monkeypatch, tmp_path, flat, own_precision=False)
+    assert "does not fall" in found.problems[0]
+
+
+def test_after_timing_we_must_follow_the_curve_and_a_peer_may_leave_it():
+    off = measurement([2.0, 1.9, 1.8])
+    assert check.after_timing({"peft-default": [measurement(LOSSES)], "peft-best": [off]}) == []
+    assert check.after_timing({"peft-default": [measurement(LOSSES)], "tunesmith": [measurement(LOSSES), off]})
+
+
+def test_timed_gap():
+    runs = {
+        name: [launch.Run(measurement(losses), 1.0, 0.0)]
+        for name, losses in {"peft-default": LOSSES, "tunesmith": [2.0, 1.8, 1.53], "peft-8x1-grouped": LOSSES}.items()
+    }
+    assert check.timed_gap("tunesmith", [runs["tunesmith"][0].measurement], runs) == pytest.approx(0.02)
+    assert check.timed_gap("peft-8x1-grouped", [measurement(LOSSES)], runs) != check.timed_gap(
+        "peft-default", [measurement(LOSSES)], runs
+    )
