@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from benchmarks import workload
 
@@ -23,7 +24,7 @@ RANK, ALPHA = 16, 32
 def write_models(gguf: Path, folder: Path) -> PreTrainedModel:
     """Write `float32/` and `bfloat16/` with exactly equal weights, and give the model in float32."""
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    del read.config.quantization_config
+    delattr(read.config, "quantization_config")
     # A model that came from a quantised file refuses to be saved, even though its weights are plain floats by now.
     model = AutoModelForCausalLM.from_config(read.config)
     model.load_state_dict(read.state_dict())
@@ -42,7 +43,7 @@ def write_adapter(model: PreTrainedModel, folder: Path) -> None:
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.copy_(parameter.bfloat16().float())
-    adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    adapted.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
 
 
 def tokenised(tokenizer: PreTrainedTokenizerBase, instructions: Path) -> workload.Workload:
@@ -64,6 +65,8 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, instructions: Path) -> workloa
 
 def main() -> None:
     """Write the folder named on the command line."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     gguf, instructions, folder = (Path(argument) for argument in sys.argv[1:])
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     workload.write(tokenised(tokenizer, instructions), folder / "rows.json")

@@ -168,7 +168,7 @@ def append_history(path: Path, common: dict[str, str | int], summaries: dict[str
     """Add one line per contestant to the history."""
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        writer: csv.DictWriter[str] = csv.DictWriter(file, HISTORY_COLUMNS)
         if is_new:
             writer.writeheader()
         for name, found in summaries.items():

@@ -10,6 +10,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 """Functions above `MAX_FUNCTION_LINES`: `file:name` -> reason."""
 
 MANY_PARAMETERS: dict[str, str] = {
+    "api.py:fit": "the settings that people use, each a typed keyword",
     "model/packed.py:_attention": "the attention interface of transformers",
 }
 """Functions with more than `MAX_PARAMETERS`: `file:name` -> reason."""

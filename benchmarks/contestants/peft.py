@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
 
 import torch
 import transformers
@@ -14,14 +13,6 @@ from torch.utils.data import Dataset
 from benchmarks import measure
 from benchmarks.job import Job
 from benchmarks.workload import IGNORED, Row
-
-
-class Batch(TypedDict):
-    """Rows padded to the longest of them, `(rows, tokens)` each."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
 
 
 class Rows(Dataset[Row]):
@@ -103,8 +94,8 @@ class Peft(measure.Contestant):
         return get_peft_model_state_dict(self.model, save_embedding_layers=False)
 
 
-def pad(rows: list[Row], pad_token_id: int) -> Batch:
-    """A batch as long as its longest row."""
+def pad(rows: list[Row], pad_token_id: int) -> dict[str, Tensor]:
+    """A batch as long as its longest row: ids, mask and labels, `(rows, tokens)` each."""
     length = max(len(row["input_ids"]) for row in rows)
 
     def filled(values: list[list[int]], filler: int) -> Tensor:

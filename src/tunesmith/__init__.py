@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tunesmith.api import Run, fit, load
     from tunesmith.errors import TunesmithError
     from tunesmith.method import Method
     from tunesmith.methods.full import Full
@@ -22,11 +23,14 @@ _HOMES = {
     "Full": "tunesmith.methods.full",
     "LoRA": "tunesmith.methods.lora",
     "Method": "tunesmith.method",
+    "Run": "tunesmith.api",
     "Strategy": "tunesmith.strategy",
     "TunesmithError": "tunesmith.errors",
+    "fit": "tunesmith.api",
+    "load": "tunesmith.api",
 }
 
-__all__ = ["Full", "LoRA", "Method", "Strategy", "TunesmithError", "__version__"]
+__all__ = ["Full", "LoRA", "Method", "Run", "Strategy", "TunesmithError", "__version__", "fit", "load"]
 
 
 def __getattr__(name: str) -> object:

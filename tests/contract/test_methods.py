@@ -11,7 +11,7 @@ from tunesmith.errors import UnknownName
 from tunesmith.method import Method
 
 METHODS = registry.names("tunesmith.methods")
-CASES = [Case("llama", "causal"), Case("gpt2", "causal"), Case("bert", "classification")]
+CASES = [Case("llama", "causal"), Case("gpt2", "causal"), Case("bert", "classification"), Case("t5", "seq2seq")]
 
 
 def _class(name):

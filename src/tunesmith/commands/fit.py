@@ -10,10 +10,11 @@ from typing import Annotated
 import tyro
 
 from tunesmith.command import Command
-from tunesmith.commands import _folder, _layers, _result
+from tunesmith.commands import _result
 from tunesmith.commands._flags import DataFlags, MainFlags, OptionalText, Texts, TrainingFlags, tree
 from tunesmith.commands._view import View
 from tunesmith.errors import InputError
+from tunesmith.runs import layers, naming
 from tunesmith.settings import FitSettings
 
 
@@ -74,11 +75,11 @@ class Fit(Command):
         method = {"method": {**named, **self.method_settings}} if named or self.method_settings else {}
         files = {"data": self.files} if self.files else {}
         given = {**main, **method, "data": {**tree(self.data), **files}, "training": tree(self.training)}
-        chosen = _layers.resolve(given, config=self.config, preset=self.preset)
+        chosen = layers.resolve(given, config=self.config, preset=self.preset)
         if not chosen.data.data:
             raise InputError(f"No data was given. Name one or more files, for example: {self.example}")
         if not chosen.model:
             raise InputError(
                 f"No model was given. Add --model with a hub id, folder, .gguf file or starter:NAME: {self.example}"
             )
-        return chosen if chosen.out else dataclasses.replace(chosen, out=_folder.new_run(chosen))
+        return chosen if chosen.out else dataclasses.replace(chosen, out=naming.new_run(chosen))

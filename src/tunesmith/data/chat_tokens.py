@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +15,16 @@ from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 from tunesmith.data.template import PLAIN_TEMPLATE, ChatTemplate, Refusal
 from tunesmith.data.text_tokens import TextTokenizer, TokenColumns
 from tunesmith.data.tokenise import Tokenised, enough
+from tunesmith.data.word_tokens import MIN_TEXTS, SAMPLE_TEXTS, TEXTS_AT_ONCE, WordTokens
 from tunesmith.errors import ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
+
+TAIL_CHARACTERS = 200
+Places = list[tuple[int, int]]
+"""First and one past the last token of each answer; (0, 0) if it has none."""
 
 
 def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -56,12 +61,11 @@ def tokenise_chats(
     with template:
         written = writer.write(chats)
     refused = {index: item.reason for index, item in enumerate(written) if isinstance(item, Refusal)}
-    rows = _Rows(tokens, max_length)
+    rows = _Rows(max_length)
     texts = [(index, item) for index, item in enumerate(written) if isinstance(item, ChatText)]
-    encodings = tokens.encode([item.text for _, item in texts], special=False, places=True)
     kept = []
-    for (index, item), encoding in zip(texts, encodings, strict=True):
-        if rows.add(item, encoding):
+    for (index, _), (ids, places) in zip(texts, _Locator(tokens).locate([item for _, item in texts]), strict=True):
+        if rows.add(ids, places):
             kept.append(index)
         else:
             refused[index] = f"the prompt alone fills the {max_length:,} tokens of a row"
@@ -75,23 +79,16 @@ def tokenise_chats(
 class _Rows:
     """Collects token rows and the places of their labels."""
 
-    def __init__(self, tokens: TextTokenizer, max_length: int) -> None:
-        self._tokens, self._max_length = tokens, max_length
+    def __init__(self, max_length: int) -> None:
+        self._max_length = max_length
         self._columns = TokenColumns()
         self._borders = array("q")
         self.lengths = array("q")
         self.num_cut = 0
         self.num_cut_answers = 0
 
-    def add(self, item: ChatText, encoding: Encoding) -> bool:
-        """Append a row, unless nothing of it would carry loss."""
-        ids, places = encoding.ids, []
-        for start, end in item.spans:
-            place = _token_range(encoding, start, end)
-            if place is None:
-                ids, places = self._by_pieces(item)
-                break
-            places.append(place)
+    def add(self, ids: list[int], places: Places) -> bool:
+        """Append a row with the places of its answers, unless nothing of it would carry loss."""
         most = self._max_length
         self.lengths.append(len(ids))
         # The first token of a row is never predicted.
@@ -116,37 +113,96 @@ class _Rows:
         labels = np.where(np.cumsum(change[:-1], dtype=np.int8) > 0, ids, np.int32(IGNORED))
         return TokenTable(input_ids=ids, labels=labels.astype(np.int32), offsets=offsets_of(self._columns.lengths()))
 
-    def _by_pieces(self, item: ChatText) -> tuple[list[int], list[tuple[int, int]]]:
-        """Prompt and answers tokenised apart, as at inference, where the answer's first character cannot join the prompt."""
-        ids: list[int] = []
-        places, position = [], 0
-        for start, end in item.spans:
-            ids += self._tokens.engine.encode(item.text[position:start], add_special_tokens=False).ids
-            answer = self._tokens.engine.encode(item.text[start:end], add_special_tokens=False).ids
-            places.append((len(ids), len(ids) + len(answer)))
-            ids += answer
-            position = end
-        return ids, places
+
+class _Locator:
+    """Finds the tokens of the answers."""
+
+    def __init__(self, tokens: TextTokenizer) -> None:
+        self._tokens = tokens
+        self._special = re.compile("|".join(map(re.escape, tokens.special_texts)) or r"(?!)")
+        self._tails: dict[str, list[int]] = {}
+
+    def locate(self, texts: Sequence[ChatText]) -> Iterator[tuple[list[int], Places]]:
+        """Token ids and places of the answers of each text, in order."""
+        words = WordTokens(self._tokens)
+        single = [item for item in texts if len(item.spans) == 1]
+        by_words = len(single) >= MIN_TEXTS and self._agrees(words, single)
+        others = texts if not by_words else [item for item in texts if len(item.spans) > 1]
+        encodings = self._tokens.encode([item.text for item in others], special=False, places=True)
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            batch = texts[start : start + TEXTS_AT_ONCE]
+            apart = words.encode([part for item in batch if by_words and len(item.spans) == 1 for part in _apart(item)])
+            for item in batch:
+                if by_words and len(item.spans) == 1:
+                    yield _joined(next(apart), next(apart))
+                else:
+                    yield self._locate(item, next(encodings))
+
+    def _agrees(self, words: WordTokens, texts: Sequence[ChatText]) -> bool:
+        """Whether prompts and answers tokenised apart, by words, give what the plain way gives, for a sample."""
+        sample = texts[:: max(1, len(texts) // SAMPLE_TEXTS)]
+        apart = words.encode([part for item in sample for part in _apart(item)])
+        encodings = self._tokens.encode([item.text for item in sample], special=False, places=True)
+        plain = (self._locate(item, encoding) for item, encoding in zip(sample, encodings, strict=True))
+        return all(located == _joined(next(apart), next(apart)) for located in plain)
+
+    def _locate(self, item: ChatText, encoding: Encoding) -> tuple[list[int], Places]:
+        """Token ids of one text and the places of its answers."""
+        places = [_tokens_inside(encoding, start, end) for start, end in item.spans]
+        if self._prompt_is_prefix(item, encoding, places[-1]):
+            return encoding.ids, places
+        return self._answer_apart(item)
+
+    def _prompt_is_prefix(self, item: ChatText, encoding: Encoding, place: tuple[int, int]) -> bool:
+        """Whether the tokens before the last answer are those that the model gets at inference, when no answer follows yet."""
+        tail = self._tail(item.text, item.spans[-1][0])
+        alone = self._tails.get(tail)
+        if alone is None:
+            alone = self._tokens.engine.encode(tail, add_special_tokens=False).ids[-2:]
+            self._tails[tail] = alone
+        return place[1] > 0 and encoding.ids[max(0, place[0] - len(alone)) : place[0]] == alone
+
+    def _tail(self, text: str, start: int) -> str:
+        """The text from the last special token (or the last line) before the answer; what is earlier changes no token there."""
+        window = text[max(0, start - TAIL_CHARACTERS) : start]
+        specials = [match.start() for match in self._special.finditer(window)]
+        return window[specials[-1] if specials else max(0, window.rstrip().rfind("\n")) :]
+
+    def _answer_apart(self, item: ChatText) -> tuple[list[int], Places]:
+        """Tokens and places with the last answer tokenised apart from its prompt."""
+        start, end = item.spans[-1]
+        engine = self._tokens.engine
+        prompt = engine.encode(item.text[:start], add_special_tokens=False)
+        answer = engine.encode(item.text[start:end], add_special_tokens=False).ids
+        places = [_tokens_inside(prompt, *span) for span in item.spans[:-1]]
+        return prompt.ids + answer, [*places, (len(prompt), len(prompt) + len(answer))]
 
 
-def _token_range(encoding: Encoding, start: int, end: int) -> tuple[int, int] | None:
-    """First and one past the last token of the characters, None if a token lies across a border."""
-    first = last = None
-    for character in range(start, end):
-        if (first := encoding.char_to_token(character)) is not None:
-            break
-    for character in range(end - 1, start - 1, -1):
-        if (last := encoding.char_to_token(character)) is not None:
-            break
+def _apart(item: ChatText) -> tuple[str, str]:
+    """The prompt and the only answer."""
+    start = item.spans[0][0]
+    return item.text[:start], item.text[start:]
+
+
+def _joined(prompt: list[int], answer: list[int]) -> tuple[list[int], Places]:
+    """The tokens of both and the place of the answer."""
+    return prompt + answer, [(len(prompt), len(prompt) + len(answer))]
+
+
+def _tokens_inside(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
+    """First and one past the last token that lie within the characters; (0, 0) if none does."""
+    first = next((t for t in (encoding.char_to_token(i) for i in range(start, end)) if t is not None), None)
+    last = next((t for t in (encoding.char_to_token(i) for i in range(end - 1, start - 1, -1)) if t is not None), None)
     if first is None or last is None:
-        return None
-    begins, ends = encoding.token_to_chars(first), encoding.token_to_chars(last)
-    if begins is None or ends is None or begins[0] < start or ends[1] > end:
-        return None
+        return 0, 0
+    ends = encoding.token_to_chars(last)
     # Several tokens can share one character (an emoji in bytes): take all of them.
     while last + 1 < len(encoding) and encoding.token_to_chars(last + 1) == ends:
         last += 1
-    return first, last + 1
+    begins = encoding.token_to_chars(first)
+    first += begins is not None and begins[0] < start
+    last -= ends is not None and ends[1] > end
+    return (first, last + 1) if first <= last else (0, 0)
 
 
 def _notes(chats: Sequence[Chat], writer: ChatWriter, tokens: TextTokenizer, plain: bool) -> list[str]:

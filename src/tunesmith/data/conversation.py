@@ -38,7 +38,7 @@ def clean_text(value: object, what: str) -> str:
     return value
 
 
-def text_or_messages(value: object) -> str | tuple[Message, ...]:
+def text_or_messages(value: object, what: str) -> str | tuple[Message, ...]:
     """A prompt or answer: text, or the messages that it consists of.
 
     Raises:
@@ -46,7 +46,7 @@ def text_or_messages(value: object) -> str | tuple[Message, ...]:
     """
     if isinstance(value, (list, tuple)) and value:
         return tuple(_message(item) for item in value)
-    return clean_text(value, "text") if value is not None else ""
+    return clean_text(value, what) if value is not None else ""
 
 
 def to_messages(value: object) -> tuple[Message, ...]:

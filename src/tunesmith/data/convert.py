@@ -88,14 +88,14 @@ def _labelled(row: dict[str, object], names: dict[object, str]) -> Labelled:
 
 def _prompted(row: dict[str, object]) -> Chat:
     """A conversation of a prompt (text or messages), what belongs to it, and the answer (text or messages)."""
-    answer = text_or_messages(row["answer"])
+    answer = text_or_messages(row["answer"], "answer")
     if isinstance(answer, str):
         answer = (Message("assistant", _filled(answer, "answer")),)
     system = row.get("system")
     head: tuple[Message, ...] = ()
     if isinstance(system, str) and system.strip():
         head = (Message("system", clean_text(system, "system prompt")),)
-    prompt = text_or_messages(row["prompt"])
+    prompt = text_or_messages(row["prompt"], "prompt")
     turns = (Message("user", _prompt(row)),) if isinstance(prompt, str) else prompt
     return Chat(to_messages((*head, *turns, *answer)))
 

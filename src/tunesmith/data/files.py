@@ -97,8 +97,23 @@ def open_file(file: Path) -> BinaryIO:
     packed = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     opened: BinaryIO = io.BufferedReader(_Unpacked(raw, file), 2**17) if packed else raw  # type: ignore[assignment]
-    _refuse_other_than_text(opened, file)
+    try:
+        _refuse_other_than_text(opened, file)
+    except DataError:
+        opened.close()
+        raise
     return opened
+
+
+def read_whole(opened: BinaryIO, most_bytes: int) -> bytes | None:
+    """Everything in the file, None if that is more than `most_bytes`."""
+    parts, size = [], 0
+    while part := opened.read(2**20):
+        parts.append(part)
+        size += len(part)
+        if size > most_bytes:
+            return None
+    return b"".join(parts)
 
 
 def lines_of(opened: BinaryIO, file: Path) -> Iterator[bytes]:
@@ -185,7 +200,7 @@ def _refuse_other_than_text(opened: BinaryIO, file: Path) -> None:
         raise DataError(f"{file} is UTF-16 text, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {file.name} > new-{file.name}")
     what = next((what for signature, what in _SIGNATURES.items() if head.startswith(signature)), None)
     control = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\f\r\x1b")
-    if what or control > len(head) / 50:
+    if what or control > max(8, len(head) // 50):
         raise DataError(f"{file} is {what or 'a binary file'}, not text as its name says. Data files: {READS}.")
 
 

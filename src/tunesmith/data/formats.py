@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from tunesmith.data.files import lines_of
+from tunesmith.data.files import lines_of, read_whole
 from tunesmith.data.raw import TableBuilder
 from tunesmith.errors import DataError
 
 LINES_AT_ONCE = 2_000
-MAX_JSON_BYTES = 2**31
+MAX_WHOLE_BYTES = 2**31
 MAX_CELL_BYTES = 16 * 2**20
 MAX_LINES_IN_CELL = 5_000
 PIECE_CHARACTERS = 2_000
@@ -91,8 +92,8 @@ def read_json(opened: BinaryIO, file: Path, builder: TableBuilder) -> None:
     Raises:
         DataError: If it is not JSON; the line is named.
     """
-    data = opened.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
+    data = read_whole(opened, MAX_WHOLE_BYTES)
+    if data is None:
         raise DataError(
             f"{file} is larger than 2 GB, too large to be read as one JSON value. Save it as .jsonl, one object per line."
         )
@@ -105,8 +106,7 @@ def read_json(opened: BinaryIO, file: Path, builder: TableBuilder) -> None:
         ) from None
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and b"\n" in data.strip():
-            opened.seek(0)
-            return read_jsonl(opened, file, builder)
+            return read_jsonl(io.BytesIO(data), file, builder)
         raise DataError(f"{file} line {error.lineno:,}, column {error.colno:,}: broken JSON ({error.msg}).") from None
     except (RecursionError, ValueError):
         raise DataError(f"{file} is broken JSON (nested too deep, or a number too long).") from None
@@ -179,8 +179,8 @@ def _read_records(lines: Iterator[bytes], file: Path, builder: TableBuilder, del
     """Records in columns; rows with another number of cells than the header, or invalid UTF-8, are noted."""
     bad_lines: set[int] = set()
     before = csv.field_size_limit(MAX_CELL_BYTES)
+    reader = csv.reader(_decoded(lines, bad_lines), delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
     try:
-        reader = csv.reader(_decoded(lines, bad_lines), delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
         header = _header(next(reader, []), file)
         number, last_line = 1, reader.line_num
         rows: list[list[str]] = []
@@ -247,8 +247,8 @@ def read_text(opened: BinaryIO, file: Path, builder: TableBuilder) -> None:
     Raises:
         DataError: If it is not UTF-8; the line is named.
     """
-    data = opened.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
+    data = read_whole(opened, MAX_WHOLE_BYTES)
+    if data is None:
         raise DataError(f"{file} is larger than 2 GB. Split it into several files in one folder.")
     try:
         text = data.decode("utf-8-sig")

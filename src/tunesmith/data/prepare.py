@@ -95,9 +95,7 @@ def prepare(
         ModelError: If the tokenizer or its chat template cannot be used.
     """
     _check_shares(settings)
-    source = load(
-        settings.data, settings, "classification" if task == "auto" and is_encoder and _names_label(settings) else task
-    )
+    source = load(settings.data, settings, task)
     shape = source.shape
     _check_model(shape, is_encoder)
     held_out = load((settings.eval,), settings, shape.task) if settings.eval is not None else None
@@ -129,11 +127,10 @@ def prepare_for_evaluation(
     if task == "classification":
         check_labels(source.converted, labels, source.table)
     tokenised = tokenise(source.converted.examples, tokenizer, task=task, max_length=max_length, labels=labels)
-    part = _part(tokenised, source.converted.examples, np.asarray(source.converted.origins, dtype=np.int64))
+    part = _part(tokenised, source)
     if not len(part):
-        raise DataError(
-            f"No row of {source.table.name} can be used: {next(iter(tokenised.refused.values()), 'all are empty')}."
-        )
+        reason = next(iter(tokenised.refused.values()), "all are empty")
+        raise DataError(f"No row of {source.table.name} can be used: {reason}.")
     return part
 
 
@@ -189,17 +186,17 @@ class _Preparation:
         validation = usual if asked.validation_share is None else asked.validation_share
         test = 0.0 if has_test else usual if asked.test_share is None else asked.test_share
         own = asked.validation_share is not None or asked.test_share is not None
-        return Shares(
-            validation=validation, test=test, most=MAX_HELD_OUT_CHATS if self.shape.task == "chat" and not own else None
-        )
+        most = MAX_HELD_OUT_CHATS if self.shape.task == "chat" and not own else None
+        return Shares(validation=validation, test=test, most=most)
 
     def _check_cut(self, result: Tokenised, count: int, name: str) -> None:
         """Refuse to train on many half answers."""
-        lost = result.num_cut_answers + sum("prompt alone" in reason for reason in result.refused.values())
+        lost = result.num_cut_answers
         if count and lost / count > MOST_CUT_SHARE:
             raise DataError(
                 f"{lost:,} of {count:,} answers of {name} ({lost / count:.0%}) are cut off by the maximum length of "
-                f"{self.max_length:,} tokens; a model trained on them would not learn to finish. 99 % of the rows fit in --max-length {result.wanted_length}."
+                f"{self.max_length:,} tokens; a model trained on them would not learn to finish. 99 % of the rows fit in "
+                f"--max-length {result.wanted_length}."
             )
 
     def _check_filled(self, parts: Sequence[Part], tokenised: Tokenised) -> None:

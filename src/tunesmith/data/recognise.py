@@ -41,6 +41,7 @@ SHAPES: dict[str, tuple[dict[str, tuple[str, ...]], Task]] = {
     "prompt/completion": (
         {
             "prompt": _words("prompt question query input instruction user"),
+            "context": _words("context input"),
             "answer": _words("completion response answer output chosen assistant reply"),
             "system": _words("system system_prompt"),
         },
@@ -107,7 +108,8 @@ class Shape:
             return f"learning `{c['label']}` from `{c['text']}`{pair}"
         if "messages" in c:
             return "training on the assistant's turns"
-        return f"training on `{c.get('answer') or c['text']}`"
+        prompt = f" after `{c['prompt']}` and `{c['context']}`" if "context" in c and self.name == "prompt/completion" else ""
+        return f"training on `{c.get('answer') or c['text']}`{prompt}"
 
 
 def recognise(table: RawTable, task: str = "auto", columns: ColumnChoice | None = None, shape: str = "auto") -> Shape:
@@ -146,11 +148,12 @@ def _shapes_with(roles: set[str], names: list[str]) -> list[str]:
     fitting = [name for name in names if roles <= SHAPES[name][0].keys()]
     if "pair" not in roles:
         fitting = [name for name in fitting if name != "text pair+label"] or fitting
+    if "prompt" in roles:
+        fitting = [name for name in fitting if name != "instruction/input/output"] or fitting
     if not fitting:
         wanted = ", ".join(f"--{role}-column" for role in sorted(roles))
-        raise DataError(
-            f"No shape of rows takes {wanted} together (looked at {', '.join(names)}). Leave one out, or name --task or --shape."
-        )
+        looked = ", ".join(names)
+        raise DataError(f"No shape of rows takes {wanted} together (of {looked}). Leave one out, or name --task or --shape.")
     return fitting
 
 
@@ -161,10 +164,12 @@ def _match(table: RawTable, name: str, chosen: dict[str, str]) -> Shape | None:
     found: dict[str, str] = {}
     for role, known in usual.items():
         free = [lower[column] for column in known if column in lower and lower[column] not in chosen.values()]
+        if role == "context" and "prompt" in chosen and name not in _NEEDS_ALL:
+            continue  # Who names the prompt means that column, and not another one beside it.
         column = chosen.get(role) or next((column for column in free if column not in found.values()), None)
         if column is not None:
             found[role] = column
-        elif role not in _OPTIONAL or (role in _NEEDS_ALL.get(name, ()) and not chosen):
+        elif role not in _OPTIONAL or role in _NEEDS_ALL.get(name, ()):
             return None
     if "messages" in found and not _holds_messages(table, found["messages"], "role" if name == "messages" else "from"):
         return None
@@ -237,5 +242,6 @@ def _not_recognised(table: RawTable, task: str, shape: str) -> DataError:
     columns = ", ".join(repr(name) for name in table.columns[:20]) or "none"
     return DataError(
         f"The rows of {table.name} have the columns {columns}, which fit {wanted} by no usual names. Name them: "
-        "--prompt-column and --answer-column, or --text-column and --label-column (and --pair-column), or --text-column alone with --task text."
+        "--prompt-column and --answer-column, or --text-column and --label-column (and --pair-column), or --text-column "
+        "alone with --task text."
     )

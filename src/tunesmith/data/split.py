@@ -99,7 +99,7 @@ def _by_exact_text(groups: NDArray[np.int64], texts: Sequence[str], apart: NDArr
 def _assign(
     groups: NDArray[np.int64], hashes: NDArray[np.uint64], labels: Sequence[str], shares: Shares, seed: int
 ) -> NDArray[np.int8]:
-    """0 train, 1 validation, 2 test for each row: of each label, in the order of a seeded hash, first test and then validation are filled."""
+    """0 train, 1 validation, 2 test for each row: with each label, test and then validation are filled in a hash's order."""
     num_groups = int(groups.max()) + 1
     key = np.full(num_groups, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(key, groups, hashes)

@@ -61,6 +61,20 @@ class TextTokenizer:
         for batch in _batches(texts):
             yield from encode(batch, add_special_tokens=special)  # type: ignore[arg-type]
 
+    def encode_cut(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> Iterator[Encoding]:
+        """The encoding of each text or pair between the model's own tokens, of at most `max_length` tokens."""
+        self.engine.enable_truncation(max_length)
+        try:
+            yield from self.encode(texts, special=True)
+        finally:
+            self.engine.no_truncation()
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """The tokens that the model expects before and behind a text."""
+        encoding = self.engine.encode("a", add_special_tokens=True)
+        inside = [place for place, special in enumerate(encoding.special_tokens_mask) if not special] or [len(encoding)]
+        return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
+
     def _own_bos(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The id of the token that the tokenizer itself puts before a text, if it is BOS."""
         around = self.engine.encode("", add_special_tokens=True).ids

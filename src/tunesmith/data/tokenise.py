@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tunesmith.data.examples import Chat, Example, Labelled, SourceTarget, Task, Text
 from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 from tunesmith.data.text_tokens import TextTokenizer, TokenColumns
+from tunesmith.data.word_tokens import encode, encode_cut
 from tunesmith.errors import ModelError
 
 if TYPE_CHECKING:
@@ -75,15 +76,16 @@ def _classification(examples: Sequence[Labelled], tokens: TextTokenizer, max_len
     """Texts or pairs between the model's own special tokens; the longer text of a pair is cut first."""
     ids = {name: index for index, name in enumerate(labels)}
     columns, types, num_cut = TokenColumns(), bytearray(), 0
-    tokens.engine.enable_truncation(max_length)
     paired = [(e.text, e.pair) for e in examples if e.pair is not None]
-    texts = paired if paired else [e.text for e in examples]
-    for encoding in tokens.encode(texts, special=True):
-        columns.add(encoding.ids)
-        if tokens.wants_types:
+    if paired:
+        for encoding in tokens.encode_cut(paired, max_length):
+            columns.add(encoding.ids)
             types.extend(encoding.type_ids)
-        num_cut += len(encoding) == max_length and bool(encoding.overflowing)
-    tokens.engine.no_truncation()
+            num_cut += len(encoding) == max_length and bool(encoding.overflowing)
+    else:
+        for row, is_cut in encode_cut([example.text for example in examples], tokens, max_length):
+            columns.add(row)
+            num_cut += is_cut
     table = TokenTable(
         input_ids=columns.ids(),
         labels=np.fromiter((ids[e.label] for e in examples), dtype=np.int32, count=len(examples)),
@@ -98,12 +100,12 @@ def _texts(examples: Sequence[Text], tokens: TextTokenizer, max_length: int, eos
     """Documents ended by EOS, in windows of equal length; the loss is on every token but a row's first."""
     parts = [_parts(example.text) for example in examples]
     counts = [len(pieces) for pieces in parts]
-    encodings = tokens.encode([piece for pieces in parts for piece in pieces], special=False)
+    encoded = encode([piece for pieces in parts for piece in pieces], tokens)
     columns, lengths = TokenColumns(), []
     for count in counts:
         ids = [] if tokens.bos_id is None else [tokens.bos_id]
         for _ in range(count):
-            ids.extend(next(encodings).ids)
+            ids.extend(next(encoded))
         columns.add([*ids, eos_id])
         lengths.append(len(ids) + 1)
     windows = [-(-length // max_length) for length in lengths]
@@ -139,16 +141,13 @@ def _parts(text: str) -> list[str]:
 
 def _pairs(examples: Sequence[SourceTarget], tokens: TextTokenizer, max_length: int, eos_id: int) -> Tokenised:
     """Sources as the encoder wants them, and targets ended by EOS."""
-    tokens.engine.enable_truncation(max_length)
     sources, targets = TokenColumns(), TokenColumns()
-    num_cut = 0
-    for encoding in tokens.encode([example.source for example in examples], special=True):
-        sources.add(encoding.ids)
-        num_cut += len(encoding) == max_length and bool(encoding.overflowing)
-    tokens.engine.no_truncation()
-    num_cut_answers, lengths = 0, []
-    for encoding in tokens.encode([example.target for example in examples], special=False):
-        ids = [*encoding.ids, eos_id]
+    num_cut, num_cut_answers, lengths = 0, 0, []
+    for row, is_cut in encode_cut([example.source for example in examples], tokens, max_length):
+        sources.add(row)
+        num_cut += is_cut
+    for row in encode([example.target for example in examples], tokens):
+        ids = [*row, eos_id]
         lengths.append(len(ids))
         num_cut_answers += len(ids) > max_length
         targets.add(ids[:max_length])

@@ -62,8 +62,9 @@ class _SegmentAttention(torch.autograd.Function):
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
         for place in segments:
-            compute = _flash_forward if _takes_flash(place, rule) else _products_forward
-            kept += compute(q[place], k[place], v[place], out[place], segments, rule)
+            inputs = q[place], k[place], v[place]
+            compute = _flash_forward if _takes_flash(inputs, rule) else _products_forward
+            kept += compute(*inputs, out[place], segments, rule)
         ctx.save_for_backward(q, k, v, out, *kept)
         ctx.segments, ctx.rule = segments, rule
         return out
@@ -75,16 +76,18 @@ class _SegmentAttention(torch.autograd.Function):
         gradients = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         for place, keep in zip(ctx.segments, kept, strict=True):
             inputs, outputs = (q[place], k[place], v[place]), tuple(g[place] for g in gradients)
-            if _takes_flash(place, ctx.rule):
+            if _takes_flash(inputs, ctx.rule):
                 _flash_gradients(inputs, out[place], keep, dout[place], outputs, ctx.rule)
             else:
                 _products_gradients(inputs, keep, dout[place], outputs, ctx.rule)
         return *gradients, None, None
 
 
-def _takes_flash(place: slice, rule: Rule) -> bool:
-    length = place.stop - place.start
-    return length >= LONG_SEGMENT and (rule.window is None or rule.window >= length)
+def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
+    """Whether a segment's q, k and v are long and of a form that flash attention knows: no window, one width."""
+    q, _, v = inputs
+    length = len(q)
+    return length >= LONG_SEGMENT and (rule.window is None or rule.window >= length) and q.shape[2] == v.shape[2]
 
 
 def _products_forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, segments: Segments, rule: Rule) -> list[Tensor]:

@@ -29,10 +29,7 @@ class Head:
 
 def plain(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """The obvious computation, which `linear_cross_entropy` must equal."""
-    logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() * head.scale
-    if head.softcap:
-        logits = head.softcap * torch.tanh(logits / head.softcap)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return torch.nn.functional.cross_entropy(row_logits(hidden, head), targets, reduction="sum")
 
 
 def linear_cross_entropy(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
@@ -51,8 +48,10 @@ def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
 
 
 def row_logits(hidden: Tensor, head: Head) -> Tensor:
-    """Logits `(rows, vocabulary)` in float32, for few rows."""
-    return _logits(hidden, head.weight, head.bias, head.scale, head.softcap)
+    """Logits `(rows, vocabulary)` in float32, for few rows; may be differentiated."""
+    logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
+    logits = logits if head.scale == 1.0 else logits * head.scale  # a copy of them is large
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:

@@ -34,6 +34,13 @@ def linear_weight(module: nn.Module) -> Tensor:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
+def stored_weight(module: nn.Module) -> Tensor:
+    """The weight of a linear module as it is stored, and in its data type."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def is_tied(model: nn.Module, module: nn.Module) -> bool:
     """Whether the model uses the module's weight at another place too, as embeddings do."""
     same = [p for _, p in model.named_parameters(remove_duplicate=False) if p is module.weight]
@@ -50,12 +57,13 @@ def linear_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
 
     `targets` are patterns for the last part of a layer's name, or for the whole path if they contain a dot, or
     `all-linear`: every linear layer except heads (the output embeddings, a classification head) and the pooler,
-    which belong to the task.
+    which belong to the task. A classification head, which learns as a whole, is never a target.
 
     Raises:
         NoSuchTarget: If a pattern matches nothing; the message lists what the model has.
     """
-    found = {n: m for n, m in model.named_modules() if is_linear(m)}
+    whole = {name.rpartition(".")[0] for name in new_head_parameters(model)}
+    found = {n: m for n, m in model.named_modules() if is_linear(m) and n not in whole}
     heads = {id(m) for head in head_modules(model) for m in head.modules()}
     body = [n for n, m in found.items() if id(m) not in heads]
     if targets == (ALL_LINEAR,):
@@ -200,3 +208,42 @@ def head_dtype(model: PreTrainedModel) -> torch.dtype:
 def reader(model: PreTrainedModel) -> nn.Module:
     """The part that turns an input into hidden states: the encoder of an encoder-decoder, else the backbone."""
     return model.get_encoder() if is_encoder_decoder(model.config) else backbone(model)
+
+
+def norm_parts(module: nn.Module) -> tuple[nn.Parameter, float] | None:
+    """Weight and epsilon of what looks like a root-mean-square norm: one vector of weights, an epsilon, nothing else."""
+    weight = getattr(module, "weight", None)
+    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    only_weight = [name for name, _ in module.named_parameters()] == ["weight"] and not list(module.children())
+    if not (only_weight and isinstance(weight, nn.Parameter) and weight.ndim == 1 and isinstance(epsilon, float)):
+        return None
+    return weight, epsilon
+
+
+def gated_parts(module: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | None:
+    """Gate, up and down projection of what looks like a gated feed-forward layer."""
+    parts = tuple(getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj"))
+    if not all(isinstance(part, nn.Module) and is_linear(part) for part in parts):
+        return None
+    known = {id(part) for part in parts}
+    if any(id(child) not in known and next(child.parameters(), None) is not None for child in module.children()):
+        return None
+    return parts  # pyright: ignore[reportReturnType]
+
+
+def input_width(module: nn.Module) -> int:
+    """Size of the last axis that a norm or a gated feed-forward layer takes."""
+    gated = gated_parts(module)
+    if gated is not None:
+        return linear_sizes(gated[0])[0]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
+
+
+def attention_sizes(model_config: object) -> tuple[int, int, int]:
+    """(heads of queries, heads of keys and values, width of a head)."""
+    text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    heads = int(getattr(text, "num_attention_heads", 0))
+    width = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // max(heads, 1)
+    return heads, int(getattr(text, "num_key_value_heads", None) or heads), int(width)

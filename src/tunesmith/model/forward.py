@@ -5,6 +5,7 @@ Both forms give the same numbers; `choose` proves it for the model at hand befor
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
-from tunesmith.model import anatomy, heads
+from tunesmith.model import anatomy, fast_paths, heads, surgery
 from tunesmith.model.batch import Batch, pad
 from tunesmith.model.packed import hidden_states, packing
 
@@ -48,11 +49,17 @@ class Forward(ABC):
         """The mean over each row's final hidden states, `(rows, hidden)` float32; opens its own scope."""
 
 
+@dataclass(frozen=True)
 class PackedForward(Forward):
     """The stream goes through as it is."""
 
-    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
-        return packing(self.model, batch.segments())
+    fast: bool = False
+    """Whether the model's own modules have given way to our kernels."""
+
+    @contextlib.contextmanager
+    def scope(self, batch: Batch) -> Iterator[None]:
+        with packing(self.model, batch.segments()), fast_paths.rotary(self.model) if self.fast else contextlib.nullcontext():
+            yield
 
     def loss(self, batch: Batch) -> Tensor:
         hidden = self._hidden(batch)
@@ -139,33 +146,53 @@ class PaddedForward(Forward):
         return torch.cat([start, rectangle[:, :-1]], 1), mask
 
 
-def choose(model: PreTrainedModel, *, classification: bool) -> tuple[Forward, str | None]:
+def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -> tuple[Forward, str | None]:
     """The packed form if it gives this model's own answers, else the padded one and the reason.
 
-    The proof is a run of three short rows both ways, about as long as one generated token takes.
+    The proof is a run of three short rows both ways, about as long as one generated token takes. With `fast`, our
+    kernels take the place of the model's own modules where they agree (`model.fast_paths`), and are part of the proof.
     """
     if anatomy.is_encoder_decoder(model.config):
         return PaddedForward(model), "an encoder-decoder has no single stream"
     if not classification and anatomy.language_head(model) is None:
         return PaddedForward(model), "its output head is not a plain linear layer"
     batch = _probe(model, classification)
+    with _evaluating(model):
+        single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
+        reason, before = None, surgery.num_changes(model)
+        for attempt in (True, False) if fast else (False,):
+            if attempt:
+                fast_paths.install(model)
+            packed = PackedForward(model, fast=attempt)
+            reason = _difference(packed, batch, single)
+            if reason is None:
+                return packed, None
+            surgery.detach(model, down_to=before)
+    return PaddedForward(model), f"{type(model).__name__} {reason}"
+
+
+def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | None:
+    """How the packed answers differ from those of single rows, None if they do not."""
+    try:
+        losses = packed.target_losses(batch)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        return f"cannot take a packed stream ({error})"
+    tolerance = 1e-3 if packed.model.dtype == torch.float32 else 0.1
+    difference = (losses - single).abs().max().item()
+    if difference <= tolerance * max(1.0, single.abs().max().item()):
+        return None
+    return f"answers differently when packed (loss differs by {difference:.2g})"
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout for a while."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            packed = PackedForward(model).target_losses(batch)
-            single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        return PaddedForward(model), f"{type(model).__name__} cannot take a packed stream ({error})"
+        yield
     finally:
         model.train(training)
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
-    difference = (packed - single).abs().max().item()
-    if not difference <= tolerance * max(1.0, single.abs().max().item()):
-        return PaddedForward(
-            model
-        ), f"{type(model).__name__} answers differently when packed (loss differs by {difference:.2g})"
-    return PackedForward(model), None
 
 
 def _probe(model: PreTrainedModel, classification: bool) -> Batch:

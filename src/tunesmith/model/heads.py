@@ -25,13 +25,13 @@ def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, inp
     The model's own head runs over a stand-in for its backbone that answers with one state per row,
     `(rows, 1, hidden)`, so whatever the head does to the first or last token it does to the right one.
     """
-    which = anatomy.pooling(model)
+    which, ends = anatomy.pooling(model), _ends(model, segments, input_ids)
     if which == "mean":
         sums = hidden.new_zeros(len(segments.lengths), hidden.shape[1], dtype=torch.float32)
         owner = torch.repeat_interleave(torch.arange(len(segments.lengths), device=hidden.device), _sizes(segments))
         pooled = sums.index_add(0, owner, hidden.float()) / _sizes(segments)[:, None]
     else:
-        pooled = hidden.index_select(0, segments.starts if which == "first" else segments.last)
+        pooled = hidden.index_select(0, segments.starts if which == "first" else ends)
     body = anatomy.backbone(model)
     states = pooled.to(anatomy.head_dtype(model))[:, None]
     pooler = anatomy.pooler(model)
@@ -43,9 +43,18 @@ def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, inp
     def answer(*_: Any, **__: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
         return output
 
-    ids = input_ids.index_select(0, segments.last)[:, None]
+    ids = input_ids.index_select(0, ends)[:, None]
     with surgery.stand_in(body, answer):
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+
+
+def _ends(model: PreTrainedModel, segments: Segments, input_ids: Tensor) -> Tensor:
+    """(rows,) where each row ends: its last token that is not padding, as models see it; with many, EOS is padding too."""
+    filler = model.config.get_text_config().pad_token_id
+    if filler is None:
+        return segments.last
+    positions = torch.where(input_ids == filler, 0, segments.positions)
+    return segments.starts + torch.stack([row.max() for row in positions.split(segments.lengths)])
 
 
 def _sizes(segments: Segments) -> Tensor:

@@ -4,7 +4,9 @@ import hashlib
 import math
 import os
 import re
+import struct
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,14 +139,37 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = kind.from_pretrained(
-                source.folder, config=None, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **extra
+            model, report = kind.from_pretrained(
+                source.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **extra
             )
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {_first_line(error)}.") from None
+    _check_complete(model, report, source.name)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
     return model.eval()
+
+
+def _check_complete(model: PreTrainedModel, report: Mapping[str, Iterable[object]], name: str) -> None:
+    """Refuse a model of which anything but a classification head and a pooler would stay random.
+
+    Args:
+        model: As `from_pretrained` gave it.
+        report: What `from_pretrained` tells of the loading.
+        name: Of the model, as the user wrote it.
+    """
+    missing = {str(key) for key in report["missing_keys"]}
+    misshapen = {str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]}
+    module = anatomy.pooler(model)
+    pooled = set() if module is None else {id(p) for p in module.parameters()}
+    fresh = {n for n, p in model.named_parameters() if id(p) in pooled} | set(anatomy.new_head_parameters(model))
+    for keys, fault in ((missing, "lacks weights"), (misshapen, "has weights of another shape")):
+        if wrong := sorted(keys - fresh):
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise ModelError(
+                f"{name} {fault} that its config.json asks for: {', '.join(wrong[:3])}{more}. "
+                "The model is incomplete or of another kind: get it again, or name another one."
+            )
 
 
 def quiet() -> None:
@@ -170,7 +195,7 @@ def _converted(path: Path) -> Path:
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
         )
-    except (ValueError, KeyError, OSError, RuntimeError, TypeError, ImportError, IndexError) as error:
+    except (ValueError, LookupError, OSError, RuntimeError, TypeError, ImportError, struct.error) as error:
         raise ModelError(f"{path} cannot be read as GGUF: {_first_line(error)}.") from None
     del model.config.quantization_config
     model.hf_quantizer = None  # pyright: ignore[reportAttributeAccessIssue]  # the weights are plain float32 from here on

@@ -25,9 +25,9 @@ def freeze(model: nn.Module) -> None:
 
 
 def thaw(model: nn.Module, names: list[str]) -> None:
-    """Make the named parameters learn."""
-    for name in names:
-        model.get_parameter(name).requires_grad_(True)
+    """Make the named parameters learn; `detach` freezes again those that were frozen."""
+    _ledger(model).append(("thawed", [name for name in names if not model.get_parameter(name).requires_grad]))
+    _let_learn(model, names, True)
 
 
 def replace(model: nn.Module, path: str, new: nn.Module) -> None:
@@ -57,12 +57,21 @@ def hook(model: nn.Module, path: str = "", *, before: Callable | None = None, af
         _ledger(model).append(("hooked", module.register_forward_hook(after, with_kwargs=True)))
 
 
-def detach(model: nn.Module) -> None:
-    """Undo every change, newest first."""
-    for entry in reversed(model.__dict__.pop(_LEDGER, [])):
+def num_changes(model: nn.Module) -> int:
+    """How many changes the ledger holds."""
+    return len(_ledger(model))
+
+
+def detach(model: nn.Module, *, down_to: int = 0) -> None:
+    """Undo every change, newest first; with `down_to`, until so many are left."""
+    ledger = _ledger(model)
+    while len(ledger) > down_to:
+        entry = ledger.pop()
         match entry:
             case "frozen", names:
-                thaw(model, names)
+                _let_learn(model, names, True)
+            case "thawed", names:
+                _let_learn(model, names, False)
             case "replaced", path, old:
                 old.train(model.get_submodule(path).training)
                 _put(model, path, old)
@@ -117,6 +126,11 @@ def detached(model: nn.Module) -> Iterator[None]:
     finally:
         for (_, path, _), new in zip(entries, tuned, strict=True):
             _put(model, path, new)
+
+
+def _let_learn(model: nn.Module, names: list[str], learn: bool) -> None:
+    for name in names:
+        model.get_parameter(name).requires_grad_(learn)
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:

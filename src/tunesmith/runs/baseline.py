@@ -56,16 +56,18 @@ class Base:
             ]
             return cls(stages=stages, **raw)
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path} is damaged ({error}). Delete it, and `tunesmith resume` measures the base model again."
-            ) from None
+            raise RunError(f"{path} is damaged ({error}).") from None
 
 
 def measure(session: Session, place: Place) -> Base:
     """Measure the base model, or read what was measured before the run was interrupted."""
-    if place.base_answers.exists() and place.base_record.exists():
-        return Base.load(place.base_answers)
     data, watch = session.data, session.watch
+    if place.base_answers.exists() and place.base_record.exists():
+        try:
+            retention.load_record(place.base_record)
+            return Base.load(place.base_answers)
+        except RunError as error:
+            watch.warn(f"{error} The base model is measured again.")
     ruler = gauge(session.source, data.task)
     retention.save_record(place.base_record, ruler.before(outputs(session.forward, ruler)))
     scores = score(session.forward, data.test, watch, "measuring the base model")

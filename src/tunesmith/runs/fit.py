@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -15,17 +16,14 @@ import torch
 
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
-from tunesmith.checkpoint import folder as checkpoints
-from tunesmith.checkpoint.lock import RunLock
 from tunesmith.checkpoint.save_model import save_model
-from tunesmith.errors import Interrupted, TunesmithError
+from tunesmith.errors import Interrupted
 from tunesmith.model import anatomy
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
-from tunesmith.runs import baseline
-from tunesmith.runs import defaults, outcome, rehearsal
-from tunesmith.runs.keeper import RunKeeper
+from tunesmith.runs import baseline, defaults, outcome, rehearsal
+from tunesmith.runs.keeper import RunKeeper, require_room, restored
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session, prepare_session
 from tunesmith.runs.signals import Signals
@@ -49,11 +47,11 @@ def fit(chosen: FitSettings, watch: Watch) -> RunResult:
     """
     assert chosen.out is not None
     started, resident = time.monotonic(), memory.resident_bytes()
-    session = prepare_session(chosen, watch)
     place = Place(Path(chosen.out))
-    place.create()
-    with RunLock(place.folder):
-        result = _record(session)
+    place.require_new()
+    session = prepare_session(chosen, watch)
+    result = _record(session)
+    with place.claim():
         result.save(place.folder)
         return carry_on(session, place, result, started, resident)
 
@@ -72,34 +70,44 @@ def carry_on(session: Session, place: Place, result: RunResult, started: float, 
         TunesmithError: As `fit`.
     """
     try:
-        with Signals() as signals:
+        with place.disk_errors_said(), Signals() as signals:
             _train_and_tell(session, place, result, signals)
-        result.status = "finished"
-    except Interrupted:
-        result.status = "interrupted"
+            result.status = "finished"
+            _complete(result, session, started, resident)
+            write_report(result, place.folder)
+            write_card(result, place.folder)
+            result.save(place.folder)  # last: what says that it is finished has everything
+    except BaseException as error:
+        stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+        result.status = "interrupted" if stopped else "failed"
+        result.error = None if stopped else str(error) or type(error).__name__
+        _complete(result, session, started, resident)
+        with contextlib.suppress(OSError):  # on a full disk the record of before stands
+            result.save(place.folder)
         raise
-    except TunesmithError as error:
-        result.status, result.error = "failed", str(error)
-        raise
-    finally:
-        result.warnings = list(dict.fromkeys([*result.warnings, *session.watch.warnings]))
-        peak = memory.peak_bytes()
-        if result.cost is not None:
-            result.cost = replace(
-                result.cost,
-                total_seconds=time.monotonic() - started,
-                peak_memory_bytes=peak,
-                memory_above_import_bytes=max(0, peak - resident),
-            )
-        result.save(place.folder)
-    write_report(result, place.folder)
-    write_card(result, place.folder)
     return result
+
+
+def _complete(result: RunResult, session: Session, started: float, resident: int) -> None:
+    """Fill in what was warned of and what it took."""
+    result.warnings = list(dict.fromkeys([*result.warnings, *session.watch.warnings]))
+    if result.cost is not None:
+        peak = memory.peak_bytes()
+        result.cost = replace(
+            result.cost,
+            total_seconds=time.monotonic() - started,
+            peak_memory_bytes=peak,
+            memory_above_import_bytes=max(0, peak - resident),
+        )
 
 
 def _train_and_tell(session: Session, place: Place, result: RunResult, signals: Signals) -> None:
     """Measure the base, train, keep the best, measure again, save."""
     session.load_base()
+    result.settings = settings.to_mapping(session.settings)
+    result.save(place.folder)  # with the number format that was measured to be the faster one: a resumed run must take the same
+    plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
+    require_room(session, place, plan)
     base = baseline.measure(session, place)
     signals.raise_if_stopped(place.folder)
     optimizer = session.attach()
@@ -109,8 +117,7 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     )
     result.stages = list(base.stages)
     keeper = RunKeeper(session, optimizer, place)
-    state = _restored(session, keeper, place)
-    plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
+    state = restored(session, keeper, place)
     with MetricsLog(place.folder, resume_from=state.step) as log:
         loop = Loop(
             session.forward,
@@ -131,18 +138,6 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     keeper.restore(state.best_step)
     outcome.measure(session, place, base, result)
     _save(session, place)
-
-
-def _restored(session: Session, keeper: RunKeeper, place: Place) -> State:
-    """The state of the newest checkpoint that verifies, or a fresh one."""
-    found = checkpoints.latest(place.checkpoints)
-    if found is None:
-        return State()
-    for note in found.notes:
-        session.watch.warn(note)
-    keeper.optimizer.load_state(found.tensors["optimizer"])
-    session.watch.say(f"going on after step {found.step}")
-    return State(**found.state)  # pyright: ignore[reportArgumentType]
 
 
 def _save(session: Session, place: Place) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tunesmith.checkpoint import durable
 from tunesmith.checkpoint import folder as checkpoints
+from tunesmith.errors import RunError
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
-from tunesmith.training.loop import Evaluation, State
+from tunesmith.training.loop import Evaluation, Plan, State
 from tunesmith.training.optimizer import FlatAdamW
 
 
@@ -40,3 +42,37 @@ class RunKeeper:
     def restore(self, step: int) -> None:
         """Bring back the weights of the checkpoint of `step`."""
         self.optimizer.load_state(checkpoints.load(self.place.checkpoints, step).tensors["optimizer"])
+
+
+def restored(session: Session, keeper: RunKeeper, place: Place) -> State:
+    """The state of the newest checkpoint from which the run can be finished, or a fresh one."""
+    while found := checkpoints.latest(place.checkpoints):
+        for note in found.notes:
+            session.watch.warn(note)
+        state = State(**found.state)  # pyright: ignore[reportArgumentType]
+        try:
+            if state.best_step not in (0, state.step):
+                checkpoints.load(place.checkpoints, state.best_step)
+        except RunError as error:
+            # Without the best weights so far the end could not be what it would have been; earlier steps lead to them again.
+            session.watch.warn(f"{error} Steps after it are taken again.")
+            durable.retire(found.path)
+            continue
+        keeper.optimizer.load_state(found.tensors["optimizer"])
+        session.watch.say(f"going on after step {found.step}")
+        return state
+    return State()
+
+
+def require_room(session: Session, place: Place, plan: Plan) -> None:
+    """Check before any time is spent that the disk has room for what the run keeps at once.
+
+    Raises:
+        DiskFull: If it has not.
+    """
+    if place.checkpoints.exists():
+        return  # a resumed run has taken its room already
+    trained_bytes = session.trained_bytes()
+    kept_at_once = min(checkpoints.NUM_KEPT + 2, plan.num_steps)  # the best one and the one being written
+    values_and_moments = 3
+    durable.require_room(place.folder, (values_and_moments * kept_at_once + 1) * trained_bytes)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
-from tunesmith.checkpoint import adapter
+from tunesmith.checkpoint.durable import whole_folder
 from tunesmith.checkpoint.merge import merge_and_save
 from tunesmith.errors import RunError
-from tunesmith.model import load as loading
-from tunesmith.reports.result import RunResult
+from tunesmith.runs import predict
 from tunesmith.runs.place import Place
 from tunesmith.watch import Watch
 
@@ -21,20 +18,16 @@ def merge(folder: Path, out: Path, watch: Watch) -> None:
 
     Raises:
         NotMergeable: If the method cannot be expressed as weights.
-        RunError: If the run is not finished, or `out` exists.
+        RunError: If the run is not finished, its base model has changed, or `out` exists or cannot be written.
+        DiskFull: If there is too little room.
     """
-    loading.quiet()
-    result, place = RunResult.load(folder), Place(folder)
-    if result.status != "finished":
-        raise RunError(f"{folder} is {result.status}; finish it first with: tunesmith resume {folder}")
+    result, trained = predict.finished(folder), Place(folder).model
     if out.exists():
         raise RunError(f"{out} exists already. Choose a new folder with --out.")
-    if place.model.exists():
-        shutil.copytree(place.model, out)
+    if trained.exists():
+        with whole_folder(out, sum(path.stat().st_size for path in trained.rglob("*"))) as place:
+            shutil.copytree(trained, place, dirs_exist_ok=True)
         watch.say("the run trained the whole model: copied as it is")
         return
-    source = loading.find(result.model.name)
-    torch.manual_seed(result.seed)
-    model = loading.load(source, result.task, labels=tuple(result.data.labels))
-    method = adapter.load(model, place.adapter)
+    source, model, method = predict.with_adapter(folder, result)
     merge_and_save(model, method, source.tokenizer, out)

@@ -1,9 +1,24 @@
-"""A run's folder: where its files are."""
+"""A run's folder: where its files are, how it comes to be, and how it goes if nothing came of it."""
 
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import RunError
+from safetensors import SafetensorError
+
+from tunesmith.checkpoint import lock
+from tunesmith.errors import DiskFull, InputError, RunError
+from tunesmith.reports import result
+from tunesmith.training import log
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BEFORE_A_RUN = (lock.FILE_NAME, f".{result.FILE_NAME}.tmp")  # all that a process killed before its first record leaves
 
 
 @dataclass(frozen=True)
@@ -37,20 +52,77 @@ class Place:
         """What the base model said to the held-out rows that are shown."""
         return self.folder / "base.json"
 
-    def create(self) -> None:
-        """Make the folder.
+    def require_new(self) -> None:
+        """Check that the folder does not exist yet or is empty.
 
         Raises:
-            RunError: If it holds something already, or cannot be made or written to.
+            RunError: If it holds something, or is no folder, or cannot be looked into.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            found = sorted(path.name for path in self.folder.iterdir())
+            found = sorted(path.name for path in self.folder.iterdir() if path.name not in _BEFORE_A_RUN)
+        except FileNotFoundError:
+            return
         except OSError as error:
-            raise RunError(f"The run folder {self.folder} cannot be made: {error.strerror}. Choose another --out.") from None
-        if "run.json" in found:
+            raise self._unusable(error) from None
+        if result.FILE_NAME in found:
             raise RunError(
                 f"{self.folder} holds a run already. Choose another --out, or go on with it: tunesmith resume {self.folder}"
             )
         if found:
             raise RunError(f"{self.folder} is not empty ({', '.join(found[:5])}). Choose a new folder with --out.")
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Make the folder and hold its lock; if wrong input or a full disk ends the block before training, it vanishes.
+
+        Raises:
+            RunError: If it holds something already, is in use, or cannot be made or written to.
+        """
+        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+        with lock.RunLock(self.folder):
+            self.require_new()
+            try:
+                yield
+            except (InputError, DiskFull):
+                if not (self.folder / log.FILE_NAME).exists():
+                    self._empty(missing)
+                raise
+
+    def _empty(self, made: list[Path]) -> None:
+        """Remove what the folder holds, and the folders that were made for it."""
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in made:
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                path.rmdir()
+
+    def _unusable(self, error: OSError) -> RunError:
+        return RunError(f"The run folder {self.folder} cannot be made: {error.strerror}. Choose another --out.")
+
+    @contextlib.contextmanager
+    def disk_errors_said(self) -> Iterator[None]:
+        """Turn a write that failed for lack of room into an error that says what is safe and what to do.
+
+        Raises:
+            DiskFull: In place of the system's or safetensors' own error.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            number = error.errno if isinstance(error, OSError) else _system_error(error)
+            if number not in _NO_ROOM:
+                raise
+            raise DiskFull(
+                f"No room to write to {self.folder}. Its last good checkpoint is untouched: make room, then go on with: "
+                f"tunesmith resume {self.folder}"
+            ) from error
+
+
+def _system_error(error: SafetensorError) -> int | None:
+    """The system's number of the error that safetensors reports as text."""
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None

@@ -15,6 +15,7 @@ from tunesmith.data.examples import Chat, Labelled, Message
 from tunesmith.data.prepare import Part
 from tunesmith.data.tokenise import tokenise
 from tunesmith.errors import InputError, RunError
+from tunesmith.method import Method
 from tunesmith.model import load as loading
 from tunesmith.model.forward import Forward, choose
 from tunesmith.model.load import Source
@@ -23,6 +24,8 @@ from tunesmith.runs import answers
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place
 from tunesmith.watch import Quiet
+
+PAIR_SHAPE = "text pair+label"
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,37 @@ class Predictor:
     model: PreTrainedModel
     forward: Forward
 
-    def predict(self, texts: Sequence[str], *, max_new_tokens: int = 256) -> list[str]:
-        """The label of each text, or the written answer to it."""
+    def predict(self, texts: Sequence[str | tuple[str, str]], *, max_new_tokens: int = 256) -> list[str]:
+        """The label of each text or pair of texts, or the written answer to each text.
+
+        Raises:
+            InputError: If pairs are given to a model of single texts, or the other way round.
+        """
+        texts = [self._checked(text) for text in ([texts] if isinstance(texts, str) else texts)]
         if not texts:
             return []
         if self.result.data.labels:
             return self._classes(texts)
+        texts = [text for text in texts if isinstance(text, str)]
         if self.result.task == "chat":
             chats = [Chat((Message("user", text), Message("assistant", ""))) for text in texts]
             return answers.write(self.model, self.source.tokenizer, chats, max_new_tokens)
         return answers.go_on(self.model, self.source.tokenizer, texts, max_new_tokens)
 
-    def _classes(self, texts: Sequence[str]) -> list[str]:
+    def _checked(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+        """The text, if it is what the model was tuned on."""
+        wants_pair, is_pair = self.result.data.shape == PAIR_SHAPE, not isinstance(text, str)
+        if is_pair and len(text) != 2:
+            raise InputError(f"A pair is two texts, found {len(text)}: {str(text)[:80]}.")
+        if is_pair != wants_pair:
+            wanted = "pairs of texts: predict([(first, second)])" if wants_pair else 'single texts: predict(["..."])'
+            raise InputError(f"This run was tuned on {wanted}. Found {str(text)[:80]!r}.")
+        return text
+
+    def _classes(self, texts: Sequence[str | tuple[str, str]]) -> list[str]:
         labels = self.result.data.labels
-        examples = [Labelled(text, labels[0]) for text in texts]  # the label is not looked at
+        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        examples = [Labelled(first, labels[0], second) for first, second in pairs]  # the label is not looked at
         tokenised = tokenise(
             examples, self.source.tokenizer, task="classification", max_length=self.result.data.max_length, labels=labels
         )
@@ -74,22 +94,42 @@ def load(folder: Path) -> Predictor:
         RunError: If the run is not finished.
         ModelError: If its base model is gone or has changed.
     """
-    loading.quiet()
-    result, place = RunResult.load(folder), Place(folder)
-    if result.status != "finished":
-        raise RunError(f"{folder} is {result.status}, so it has no tuned model yet. Finish it with: tunesmith resume {folder}")
-    if place.model.exists():
-        source = loading.find(str(place.model))
+    result = finished(folder)
+    if Place(folder).model.exists():
+        source = loading.find(str(Place(folder).model))
         model = loading.load(source, result.task)
     else:
-        source = loading.find(result.model.name)
-        if source.fingerprint != result.model.fingerprint:
-            raise RunError(
-                f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
-            )
-        torch.manual_seed(result.seed)
-        model = loading.load(source, result.task, labels=tuple(result.data.labels))
-        adapter.load(model, place.adapter)
+        source, model, _ = with_adapter(folder, result)
     model.eval()
     forward, _ = choose(model, classification=bool(result.data.labels))
     return Predictor(result, source, model, forward)
+
+
+def finished(folder: Path) -> RunResult:
+    """The record of the run in `folder`.
+
+    Raises:
+        RunError: If the run is not finished.
+    """
+    loading.quiet()
+    result = RunResult.load(folder)
+    if result.status != "finished":
+        raise RunError(f"{folder} is {result.status}, so it has no tuned model yet. Finish it with: tunesmith resume {folder}")
+    return result
+
+
+def with_adapter(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel, Method]:
+    """The base model of a finished run, with what the run learnt attached.
+
+    Raises:
+        RunError: If the base model has changed.
+        ModelError: If the base model or the adapter cannot be read.
+    """
+    source = loading.find(result.model.name)
+    if source.fingerprint != result.model.fingerprint:
+        raise RunError(
+            f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
+        )
+    torch.manual_seed(result.seed)
+    model = loading.load(source, result.task, labels=tuple(result.data.labels))
+    return source, model, adapter.load(model, Place(folder).adapter)

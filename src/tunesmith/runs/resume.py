@@ -25,6 +25,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
         TunesmithError: As `fit`.
     """
     started, resident = time.monotonic(), memory.resident_bytes()
+    RunResult.load(folder)  # before the lock, which would make a file in a folder that is no run
     with RunLock(folder):
         result = RunResult.load(folder)
         if result.status == "finished":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
 from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import PreparedData, prepare
+from tunesmith.errors import DataError
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, load
 from tunesmith.model.load import Source
@@ -42,6 +46,9 @@ class Recorder:
         self._watch.progress(progress)
 
 
+_NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
 @dataclass
 class Session:
     """A run's parts. Built in three steps: data, then the base model, then the method on it."""
@@ -61,7 +68,9 @@ class Session:
         training = self.settings.training
         torch.manual_seed(training.seed)
         self.model = load.load(self.source, self.data.task, labels=self.data.labels).to(self.device)  # pyright: ignore[reportAttributeAccessIssue]
-        self.forward, reason = forward.choose(self.model, classification=self.data.task == "classification")
+        self.forward, reason = forward.choose(
+            self.model, classification=self.data.task == "classification", fast=training.fast_paths
+        )
         self.dtype, sentence = precision.choose(training.precision, self.device)
         if reason and self.dtype != torch.float32 and self.device.type == "cpu":
             self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
@@ -70,6 +79,20 @@ class Session:
         self.watch.say(sentence)
         if reason:
             self.watch.say(f"rows are padded, not packed: {reason}")
+        decided = dataclasses.replace(training, precision=_NAMES[self.dtype])
+        self.settings = dataclasses.replace(self.settings, training=decided)
+
+    def trained_bytes(self) -> int:
+        """Bytes of all that the method will train, found on a copy of the base model without weights.
+
+        Raises:
+            InputError: If the method does not fit the model: better said now than after the base model was measured.
+        """
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        weightless = {id(t): _weightless(t) for t in tensors}
+        copied = copy.deepcopy(self.model, weightless)
+        self.method.attach(copied)
+        return sum(p.numel() for p in copied.parameters() if p.requires_grad) * torch.float32.itemsize
 
     def attach(self) -> FlatAdamW:
         """Attach the method and make the optimizer of what it trains."""
@@ -107,6 +130,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         recorder.say(sentence)
     for sentence in data.warnings:
         recorder.warn(sentence)
+    _require_held_out(data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = defaults.Facts(
         task=data.task,
@@ -120,11 +144,29 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     resolved = dataclasses.replace(
         chosen,
         task=data.task,
-        training=training,
+        training=dataclasses.replace(training, threads=torch.get_num_threads()),  # another number adds up in another order
         method={"name": method.name, **settings.to_mapping(method)},
         data=dataclasses.replace(chosen.data, max_length=data.max_length),
     )
     return Session(resolved, source, data, method, device, recorder)
+
+
+def _require_held_out(data: PreparedData) -> None:
+    """Refuse to train where nothing could be said of the result.
+
+    Raises:
+        DataError: If a part has no row.
+    """
+    parts = ((data.validation, "to choose the best checkpoint", "--validation-share"), (data.test, "to test", "--test-share"))
+    for part, purpose, flag in parts:
+        if not len(part.tokens):
+            raise DataError(f"No row of {data.name} is held out {purpose}. Give more rows, a larger {flag}, or rows by --eval.")
+
+
+def _weightless(tensor: Tensor) -> Tensor:
+    """A stand-in on torch's `meta` device, of the same kind and form."""
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def with_starters(data: DataSettings, watch: Watch) -> DataSettings:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith import registry, settings
-from tunesmith.commands._flags import METHODS
 from tunesmith.settings import FitSettings, Tree
+
+METHODS = "tunesmith.methods"
 
 
 def resolve(flags: Tree, *, config: str | None, preset: str | None) -> FitSettings:

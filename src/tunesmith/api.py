@@ -1,0 +1,216 @@
+"""tunesmith from Python: `fit` and `load` give a `Run`, on the same engine as the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from tunesmith import settings
+from tunesmith.data.examples import Message, Role
+from tunesmith.errors import InputError
+from tunesmith.method import Method
+from tunesmith.reports.result import RunResult, Stage
+from tunesmith.reports.usage import REPORT
+from tunesmith.runs import evaluate, layers, merge, naming, predict
+from tunesmith.runs.fit import fit as _fit
+from tunesmith.settings import DEFAULT_METHOD, DataSettings, Task, TrainingSettings
+from tunesmith.watch import Progress, Watch
+
+if TYPE_CHECKING:
+    from tunesmith.runs.predict import Predictor
+
+TUNED = "tuned model"
+Paths = str | Path | Sequence[str | Path]
+
+
+class Run:
+    """A finished run: what came of it, and its model."""
+
+    def __init__(self, folder: Path, result: RunResult) -> None:
+        self.folder = folder
+        """Where everything of the run lies."""
+        self.result = result
+        """The whole record, as in `run.json`."""
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
+        return f"Run({str(self.folder)!r}, {numbers})"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the tuned model reaches on the test rows; `result.stages` has the intervals and the base model."""
+        stage = next((s for s in self.result.stages if s.name == TUNED), None)
+        return {} if stage is None else {name: measure.value for name, measure in stage.metrics.items()}
+
+    @property
+    def report(self) -> Path:
+        """The page that shows everything, to open in a browser."""
+        return self.folder / REPORT
+
+    def predict(self, texts: Sequence[str | tuple[str, str]], *, max_new_tokens: int = 256) -> list[str]:
+        """The label of each text (or pair of texts), or the written answer to each.
+
+        Raises:
+            InputError: If the texts are not of the kind that the run was tuned on.
+        """
+        return self._predictor.predict(texts, max_new_tokens=max_new_tokens)
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]], *, max_new_tokens: int = 256) -> str:
+        """The answer to a question, or to a conversation of `{"role": "user", "content": "..."}` messages.
+
+        Raises:
+            InputError: If the run is not a chat model, or a message has no role and content.
+        """
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return "".join(self._predictor.chat([_message(turn) for turn in turns], max_new_tokens=max_new_tokens))
+
+    def evaluate(self, data: Paths, *, watch: Watch | None = None) -> list[Stage]:
+        """Metrics of the tuned model on other rows, with 95 % intervals.
+
+        Raises:
+            InputError: If the rows cannot be read, or have labels that the model does not know.
+        """
+        return evaluate.evaluate(self.folder, _texts(data), watch or Logged())
+
+    def merge(self, out: str | Path, *, watch: Watch | None = None) -> Path:
+        """The folder `out`, with the tuned model written to it as an ordinary transformers model.
+
+        Raises:
+            NotMergeable: If the method cannot be expressed as weights.
+            RunError: If `out` exists or cannot be written.
+        """
+        merge.merge(self.folder, Path(out), watch or Logged())
+        return Path(out)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return predict.load(self.folder)
+
+
+class Logged:
+    """A watch that tells Python's logger 'tunesmith': facts as information, warnings as warnings."""
+
+    _logger = logging.getLogger("tunesmith")
+
+    def say(self, text: str) -> None:
+        """Log a fact."""
+        self._logger.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        self._logger.warning("%s", text)
+
+    def progress(self, progress: Progress) -> None:
+        """Log how far the phase is, for whoever looks closely."""
+        self._logger.debug("%s: %s of %s %s", progress.phase, progress.done, progress.total, progress.unit)
+
+
+def fit(
+    data: Paths,
+    *,
+    model: str | Path,
+    method: Method | str = DEFAULT_METHOD,
+    task: Task = "auto",
+    out: str | Path | None = None,
+    eval: str | Path | None = None,
+    max_rows: int | None = None,
+    max_length: int | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    max_time: float | str | None = None,
+    rows_per_step: int | None = None,
+    learning_rate: float | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    seed: int = 0,
+    more: Mapping[str, object] | None = None,
+    watch: Watch | None = None,
+) -> Run:
+    """Fine-tune a model on data, evaluate, save and report; what is left out is decided by task, method and size.
+
+    Args:
+        data: File, folder or `starter:NAME`, or several that are one data set.
+        model: Hub id, folder, `.gguf` file or `starter:NAME`.
+        method: A method such as `LoRA(rank=16)`, or the name of a method or preset.
+        task: What to learn; 'auto' goes by the shape of the rows.
+        out: Run folder, which must be new; `runs/DATA-MODEL-METHOD-N` by default.
+        eval: Rows to evaluate on; without it, some of the data are held out.
+        max_rows: Use this many rows at most.
+        max_length: Longest row in tokens.
+        epochs: Passes over the data.
+        steps: Stop after this many optimizer steps.
+        max_time: Stop training after this time: seconds, or a text such as '10m'.
+        rows_per_step: Rows that one optimizer step learns from.
+        learning_rate: Peak learning rate.
+        precision: Number format of the frozen weights; 'auto' takes what is measured to be faster here.
+        seed: The same seed gives the same run.
+        more: Any other setting of the [data] and [training] tables, by name: `{"patience": 0, "label_column": "y"}`.
+        watch: Told what happens; by default Python's logger 'tunesmith' is.
+
+    Raises:
+        InputError: If settings, data or model cannot be used; nothing was trained.
+        TunesmithError: If it failed; the message says why.
+    """
+    given: dict[str, object] = {
+        "data": _texts(data),
+        "eval": None if eval is None else str(eval),
+        "max_rows": max_rows,
+        "max_length": max_length,
+        "epochs": epochs,
+        "steps": steps,
+        "max_time": max_time,
+        "rows_per_step": rows_per_step,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "seed": seed,
+    }
+    tree = _tree({**given, **(more or {})})
+    tree |= {"model": str(model), "task": task, "method": _method_tree(method), "out": None if out is None else str(out)}
+    chosen = layers.resolve({k: v for k, v in tree.items() if v is not None}, config=None, preset=None)
+    chosen = chosen if chosen.out else dataclasses.replace(chosen, out=naming.new_run(chosen))
+    return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged()))
+
+
+def load(folder: str | Path) -> Run:
+    """The run in a folder, finished or not; its model is loaded when it is first asked something.
+
+    Raises:
+        RunError: If there is no run, or its record is damaged.
+    """
+    return Run(Path(folder), RunResult.load(Path(folder)))
+
+
+def _texts(data: Paths) -> list[str]:
+    """One path or several as texts."""
+    return [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
+
+
+def _tree(given: Mapping[str, object]) -> settings.Tree:
+    """Settings by name, each in the table that it belongs to; one that belongs to none stays on top and is refused there."""
+    tables = {"data": DataSettings, "training": TrainingSettings}
+    homes = {field.name: table for table, layout in tables.items() for field in dataclasses.fields(layout)}
+    tree: settings.Tree = {
+        table: {n: v for n, v in given.items() if homes.get(n) == table and v is not None} for table in tables
+    }
+    return tree | {name: value for name, value in given.items() if name not in homes}
+
+
+def _method_tree(method: Method | str) -> settings.Tree:
+    """A method with all its settings, or a name to be looked up."""
+    return {"name": method} if isinstance(method, str) else {"name": method.name, **settings.to_mapping(method)}
+
+
+def _message(turn: Mapping[str, str]) -> Message:
+    """One turn of a conversation.
+
+    Raises:
+        InputError: If it is not one.
+    """
+    role, content = turn.get("role"), turn.get("content")
+    if role not in get_args(Role) or not isinstance(content, str):
+        found = dict(turn)
+        raise InputError(f'A message is {{"role": {" or ".join(get_args(Role))}, "content": TEXT}}, found {str(found)[:80]}.')
+    return Message(role, content)  # pyright: ignore[reportArgumentType]  # it was looked up among the roles

@@ -1,0 +1,101 @@
+"""Tokenising many texts by their words, each distinct word once: several times faster, and the same tokens.
+
+Nearly every tokenizer splits a text before a space between two words and around special tokens before it does anything else,
+so that the tokens of a text are the tokens of its words one after the other. Where that does not hold, a sample shows it,
+and the caller goes the plain way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tunesmith.data.text_tokens import TextTokenizer
+
+MIN_TEXTS = 5_000
+MIN_CHARACTERS = 2_000_000
+"""Below both of these the plain way is fast enough."""
+SAMPLE_CHARACTERS = 1_000_000
+SAMPLE_TEXTS = 1_000
+MAX_WORDS = 300_000
+TEXTS_AT_ONCE = 5_000
+_BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
+
+
+def encode(texts: Sequence[str], tokens: TextTokenizer) -> Iterator[list[int]]:
+    """The token ids of each text, in order, without the tokens that the model expects around a text."""
+    words = WordTokens(tokens)
+    if _are_many(texts) and words.agrees(texts):
+        yield from words.encode(texts)
+    else:
+        yield from (encoding.ids for encoding in tokens.encode(texts, special=False))
+
+
+def encode_cut(texts: Sequence[str], tokens: TextTokenizer, max_length: int) -> Iterator[tuple[list[int], bool]]:
+    """The token ids of each text between the model's own tokens, at most `max_length`, and whether the text was cut."""
+    words = WordTokens(tokens)
+    before, behind = tokens.around()
+    room = max_length - len(before) - len(behind)
+    if _are_many(texts) and room > 0 and words.agrees(texts):
+        for ids in words.encode(texts):
+            yield [*before, *ids[:room], *behind], len(ids) > room
+        return
+    for encoding in tokens.encode_cut(texts, max_length):
+        yield encoding.ids, len(encoding) == max_length and bool(encoding.overflowing)
+
+
+def _are_many(texts: Sequence[str]) -> bool:
+    return len(texts) >= MIN_TEXTS or sum(map(len, texts)) >= MIN_CHARACTERS
+
+
+class WordTokens:
+    """Token ids of texts by way of their words."""
+
+    def __init__(self, tokens: TextTokenizer) -> None:
+        self._tokens = tokens
+        specials = sorted(tokens.special_texts, key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, specials)) + ")" if specials else r"(?!)")
+        self._known: dict[str, list[int]] = {}
+
+    def agrees(self, texts: Sequence[str]) -> bool:
+        """Whether the way by words gives the very tokens of the plain way for a sample of the texts."""
+        sample = sample_of(texts)
+        plain = self._tokens.encode(sample, special=False)
+        return all(ids == encoding.ids for ids, encoding in zip(self.encode(sample), plain, strict=True))
+
+    def encode(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The token ids of each text, in order, without the tokens that the model expects around a text."""
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            split = [self._words(text) for text in texts[start : start + TEXTS_AT_ONCE]]
+            known = self._learn({word for words in split for word in words})
+            for words in split:
+                ids: list[int] = []
+                for word in words:
+                    ids += known[word]
+                yield ids
+
+    def _learn(self, words: set[str]) -> dict[str, list[int]]:
+        """The table of known words, with these among them."""
+        if len(self._known) > MAX_WORDS:
+            self._known.clear()
+        new = list(words - self._known.keys())
+        for word, encoding in zip(new, self._tokens.encode(new, special=False), strict=True):
+            self._known[word] = encoding.ids
+        return self._known
+
+    def _words(self, text: str) -> list[str]:
+        """Special tokens, and words with the space before them."""
+        words: list[str] = []
+        for part in self._special.split(text):
+            if part:
+                first, *others = _BETWEEN_WORDS.split(part)
+                words.append(first)
+                words += [" " + word for word in others]
+        return words
+
+
+def sample_of(texts: Sequence[str]) -> list[str]:
+    """Texts from all over, 1,000 at most, and not many more than a million characters."""
+    average = max(1, sum(map(len, texts)) // max(1, len(texts)))
+    count = max(1, min(SAMPLE_TEXTS, SAMPLE_CHARACTERS // average))
+    return list(texts[:: max(1, len(texts) // count)])

@@ -1,0 +1,136 @@
+"""Puts our kernels in the place of a model's norms, gated products and rotary embedding - where they give the same numbers.
+
+Nothing is recognised by a model's name. A module qualifies by its parts, and is then *tried*: our form and its own run
+on the same random input, and only if they agree to rounding is it replaced. What does not qualify stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.kernels.gated import swiglu
+from tunesmith.kernels.rms_norm import rms_norm
+from tunesmith.kernels.rotary import rotate
+from tunesmith.model import anatomy, surgery
+
+_ROTARY = "apply_rotary_pos_emb"
+
+
+class FastRMSNorm(nn.Module):
+    """A model's root-mean-square norm, by our kernel; the weight stays the model's own parameter."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        weight, epsilon = anatomy.norm_parts(original)
+        self.weight, self.epsilon = weight, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., hidden)` to the same shape."""
+        return rms_norm(x, self.weight, self.epsilon)
+
+
+class FastGatedMLP(nn.Module):
+    """A model's gated feed-forward layer, its product by our kernel; the projections stay the model's own modules."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = anatomy.gated_parts(original)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., hidden)` to the same shape."""
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+def install(model: PreTrainedModel) -> dict[str, int]:
+    """Replace what qualifies, before a method attaches; returns how many modules of each kind were replaced."""
+    counts: dict[str, int] = {}
+    verdicts: dict[object, bool] = {}
+    for path, module in list(anatomy.backbone(model).named_modules(prefix=_prefix(model))):
+        for kind, qualifies in ((FastRMSNorm, anatomy.norm_parts), (FastGatedMLP, anatomy.gated_parts)):
+            if qualifies(module) is None:
+                continue
+            fast = kind(module)
+            key = (type(module), kind)
+            if key not in verdicts:
+                verdicts[key] = _agree(module, fast, anatomy.input_width(module))
+            if verdicts[key]:
+                surgery.replace(model, path, fast)
+                counts[kind.__name__] = counts.get(kind.__name__, 0) + 1
+    return counts
+
+
+@contextlib.contextmanager
+def rotary(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model's attention rotate by our kernel for a while, if its rotary embedding is the usual one."""
+    places = _rotary_places(model)
+    before = [getattr(place, _ROTARY) for place in places]
+    for place in places:
+        setattr(place, _ROTARY, _apply_rotary)
+    try:
+        yield
+    finally:
+        for place, function in zip(places, before, strict=True):
+            setattr(place, _ROTARY, function)
+
+
+def _apply_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Transformers' function of that name, by our kernel."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    width = cos.shape[-1]
+    if width == q.shape[-1]:
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+    turned = (torch.cat([rotate(t[..., :width], cos, sin), t[..., width:]], -1) for t in (q, k))
+    return next(turned), next(turned)
+
+
+def _rotary_places(model: PreTrainedModel) -> list[ModuleType]:
+    """The Python modules of the model's code whose rotary function agrees with ours; looked up once for each model class."""
+    cached = _places.get(type(model))
+    if cached is None:
+        names = {type(module).__module__ for module in model.modules()}
+        found = [sys.modules[name] for name in sorted(names) if hasattr(sys.modules[name], _ROTARY)]
+        cached = _places[type(model)] = [place for place in found if _rotary_agrees(getattr(place, _ROTARY))]
+    return cached
+
+
+_places: dict[type, list[ModuleType]] = {}
+
+
+def _rotary_agrees(function: Callable[..., tuple[Tensor, Tensor]]) -> bool:
+    if list(inspect.signature(function).parameters)[:4] != ["q", "k", "cos", "sin"]:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 3, 5, 8, generator=generator), torch.randn(1, 2, 5, 8, generator=generator)
+    agreements = []
+    for width in (8, 4):  # the whole head turns, or a part of it: not every function takes a part
+        cos, sin = torch.randn(1, 5, width, generator=generator), torch.randn(1, 5, width, generator=generator)
+        with contextlib.suppress(TypeError, RuntimeError, ValueError):
+            theirs = function(q, k, cos, sin)
+            agreements.append(all(_close(a, b) for a, b in zip(theirs, _apply_rotary(q, k, cos, sin), strict=True)))
+    return bool(agreements) and all(agreements)
+
+
+@torch.no_grad()
+def _agree(original: nn.Module, fast: nn.Module, width: int) -> bool:
+    """Whether both give the same on a random input."""
+    weight = next(original.parameters())
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    return _close(original(x), fast(x))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    tolerance = 1e-5 if a.dtype in (torch.float32, torch.float64) else 0.02
+    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))
+
+
+def _prefix(model: PreTrainedModel) -> str:
+    body = anatomy.backbone(model)
+    return next((name for name, module in model.named_modules() if module is body), "")

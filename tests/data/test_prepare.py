@@ -1,0 +1,195 @@
+"""The whole way from files to token rows: what comes out, what is said, what is warned of, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_tokenizer
+from data_sentences import sentences
+
+from tunesmith.data.prepare import PreparedData, prepare, prepare_for_evaluation
+from tunesmith.errors import DataError, InputError
+from tunesmith.settings import DataSettings
+
+TEXTS = sentences(200, seed=3, words=8)
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def run(*paths: str, kind: str = "chat", task: str = "auto", known_labels: tuple[str, ...] = (), **settings) -> PreparedData:
+    return prepare(
+        DataSettings(data=paths, **settings), tiny_tokenizer.build(kind), task=task, model_max_length=512,  # type: ignore[arg-type]
+        is_encoder=kind == "encoder", known_labels=known_labels,
+    )  # fmt: skip
+
+
+def instructions(count: int) -> list[dict[str, object]]:
+    return [{"instruction": text, "input": "", "output": text[::-1]} for text in TEXTS[:count]]
+
+
+def reviews(count: int) -> list[dict[str, object]]:
+    return [{"text": text, "label": ["bad", "good"][i % 2]} for i, text in enumerate(TEXTS[:count])]
+
+
+def test_instructions(tmp_path):
+    rows = instructions(200)
+    rows[16]["output"] = rows[102]["output"] = ""
+    rows[50]["instruction"] = "\0"
+    data = run(write(tmp_path / "a.jsonl", rows))
+    assert data.description[0] == (
+        "read 200 rows as instruction/input/output; training on `output`; 3 rows skipped: rows 17, 103 empty answer; "
+        "row 51 prompt holds a NUL character"
+    )
+    assert [len(data.train), len(data.validation), len(data.test)] == [177, 10, 10]
+    assert data.description[2].startswith("177 to train on, 10 to choose the best checkpoint, 10 to test")
+    assert (data.task, data.shape, data.name, data.labels) == ("chat", "instruction/input/output", "a.jsonl", ())
+    assert [item.row for item in data.skipped] == [17, 51, 103]
+    assert data.template == tiny_tokenizer.CHAT_TEMPLATE
+    assert data.warnings == []
+
+
+def test_rows_examples_and_origins_go_together(tmp_path):
+    rows = instructions(60)
+    rows[3]["output"] = ""
+    data = run(write(tmp_path / "a.jsonl", rows))
+    tokenizer = tiny_tokenizer.build("chat")
+    for part in (data.train, data.validation, data.test):
+        for index, (example, origin) in enumerate(zip(part.examples, part.origins, strict=True)):
+            ids, labels = part.tokens.row(index)
+            answer = str(rows[origin - 1]["output"])
+            assert example.messages[-1].content == answer
+            assert tokenizer.decode(labels[labels >= 0]) == answer + "<|im_end|>"
+            assert len(ids) > len(answer)
+
+
+def test_reviews(tmp_path):
+    data = run(write(tmp_path / "a.jsonl", reviews(200)), kind="encoder")
+    assert data.labels == ("bad", "good")
+    assert [len(data.train), len(data.validation), len(data.test)] == [160, 20, 20]
+    assert sorted(data.test.tokens.labels.tolist()) == [0] * 10 + [1] * 10
+    assert "2 classes: bad 50.0%, good 50.0%" in data.description
+    assert data.max_length == 512
+
+
+def test_labels_are_numbers_in_order(tmp_path):
+    rows = [{"text": text, "label": i % 11} for i, text in enumerate(TEXTS)]
+    assert run(write(tmp_path / "a.jsonl", rows), kind="encoder").labels == tuple(str(i) for i in range(11))
+
+
+def test_texts_of_a_folder(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.txt").write_text(TEXTS[i] * 20)
+    data = run(str(tmp_path), kind="plain", task="text", max_length=128)
+    assert data.description[0] == "read 10 rows from 10 files as text; training on `text`"
+    assert data.train.tokens.lengths.max() <= 128
+    assert len({id(example) for example in data.train.examples}) == 8
+    assert len(np.unique(data.test.origins)) == 1
+    assert len(data.test) > 1
+
+
+def test_eval_file_is_the_test(tmp_path):
+    train, test = write(tmp_path / "a.jsonl", reviews(100)), write(tmp_path / "b.jsonl", reviews(200)[90:130])
+    data = run(train, kind="encoder", eval=test)
+    assert [len(data.train), len(data.validation), len(data.test)] == [90, 10, 40]
+    assert data.test.origins.tolist() == list(range(1, 41))
+    assert any("10 of 40 rows of --eval are near-identical" in warning for warning in data.warnings)
+    assert data.fingerprint != run(train, kind="encoder").fingerprint
+
+
+def test_shares(tmp_path):
+    data = run(write(tmp_path / "a.jsonl", reviews(100)), kind="encoder", validation_share=0.2, test_share=0.0)
+    assert [len(data.train), len(data.validation), len(data.test)] == [80, 20, 0]
+
+
+def test_model_without_a_template_says_so(tmp_path):
+    data = run(write(tmp_path / "a.jsonl", instructions(50)), kind="plain")
+    assert any("no chat template; using plain headings" in sentence for sentence in data.description)
+    assert data.template is not None
+    assert "### Assistant:" in data.template
+
+
+def test_cut_answers_are_warned_of(tmp_path):
+    rows = instructions(100)
+    for i in range(10):
+        rows[i]["output"] = "y" * 600
+    data = run(write(tmp_path / "a.jsonl", rows))
+    assert data.warnings == [
+        "10 of 100 answers of a.jsonl (10%) are cut off at 512 tokens; 99 % fit in --max-length " + data.warnings[0].split()[-1]
+    ]
+    assert int(data.warnings[0].split()[-1]) > 600
+
+
+def test_many_skipped_are_warned_of(tmp_path):
+    rows = instructions(100)
+    for i in range(10):
+        rows[i]["output"] = ""
+    assert run(write(tmp_path / "a.jsonl", rows)).warnings == ["10 of 100 rows of a.jsonl (10%) cannot be used"]
+
+
+def test_source_and_target(tmp_path):
+    rows = [{"source": text, "target": text.upper()} for text in TEXTS[:50]]
+    data = run(write(tmp_path / "a.jsonl", rows), kind="seq2seq", task="seq2seq")
+    assert data.task == "seq2seq"
+    assert data.train.tokens.target_ids is not None
+
+
+def test_evaluation_of_other_files(tmp_path):
+    path = write(tmp_path / "b.jsonl", [*reviews(20), {"text": "", "label": "good"}])
+    tokenizer = tiny_tokenizer.build("encoder")
+    part = prepare_for_evaluation(
+        [path], tokenizer, like=DataSettings(), task="classification", labels=("bad", "good"), max_length=64
+    )
+    assert len(part) == 20
+    assert part.tokens.labels.tolist() == [0, 1] * 10
+    with pytest.raises(
+        DataError, match=r"label 'good' in rows 2, 4, 6 \.\.\., which the model does not know\. Did you mean 'Good'\?"
+    ):
+        prepare_for_evaluation(
+            [path], tokenizer, like=DataSettings(), task="classification", labels=("bad", "Good"), max_length=64
+        )
+
+
+REFUSED = {
+    "all answers empty": (lambda: [{**row, "output": ""} for row in instructions(20)], {}, ["No row of a.jsonl", "rows 1, 2 ... empty answer"]),
+    "most answers empty": (lambda: [{**row, "output": ""} for row in instructions(20)] + instructions(9), {}, ["Only 9 of 29 rows", "empty answer"]),
+    "one class": (lambda: [{"text": text, "label": "x"} for text in TEXTS], {}, ["All 200 rows have the label 'x' in `label`"]),
+    "a class per row": (lambda: [{"text": text, "label": text[:9]} for text in TEXTS], {}, ["`label` holds", "too many for classes"]),
+    "answers cut off": (lambda: [{**row, "output": "y" * 600} for row in instructions(20)], {}, ["20 of 20 answers", "(100%)", "--max-length"]),
+    "too few rows": (lambda: instructions(2), {}, ["2 usable rows", "--eval"]),
+    "maximum length beyond the model": (lambda: instructions(20), {"max_length": 513}, ["--max-length 513", "512 tokens"]),
+    "everything held out": (lambda: instructions(20), {"validation_share": 0.6, "test_share": 0.5}, ["hold out 110%"]),
+    "unknown column": (lambda: instructions(20), {"answer_column": "outptu"}, ["no column 'outptu'", "Did you mean 'output'"]),
+    "unknown shape": (lambda: instructions(20), {"shape": "mesages"}, ["Did you mean 'messages'"]),
+    "unknown label": (lambda: reviews(20), {"known_labels": ("god", "bad")}, ["label 'good' in rows 2, 4, 6", "Did you mean 'god'"]),
+    "chat for a model that only reads": (lambda: instructions(20), {"kind": "encoder"}, ["reads text and cannot write", "--label-column"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(tmp_path, name):
+    rows, settings, words = REFUSED[name]
+    with pytest.raises(InputError) as caught:
+        run(write(tmp_path / "a.jsonl", rows()), **settings)
+    assert caught.value.exit_code == 2
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_eval_with_an_unknown_label(tmp_path):
+    train, test = write(tmp_path / "a.jsonl", reviews(50)), write(tmp_path / "b.jsonl", [{"text": "x", "label": "goood"}])
+    with pytest.raises(DataError, match=r"b\.jsonl has the label 'goood' in row 1, .* Did you mean 'good'\?"):
+        run(train, kind="encoder", eval=test)
+
+
+def test_same_twice_and_other_order(tmp_path):
+    rows = instructions(80)
+    once, again = (run(write(tmp_path / f"{i}.jsonl", rows)) for i in range(2))
+    assert np.array_equal(once.train.tokens.input_ids, again.train.tokens.input_ids)
+    turned = run(write(tmp_path / "c.jsonl", rows[::-1]))
+    assert {e.messages for e in turned.test.examples} == {e.messages for e in once.test.examples}

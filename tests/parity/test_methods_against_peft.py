@@ -1,0 +1,136 @@
+"""Every method that PEFT has gives PEFT's logits and gradients, and its files are read both ways. Found by discovery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny_models
+from tunesmith import registry
+from tunesmith.checkpoint import peft_format
+from tunesmith.checkpoint.trained import trainable
+from tunesmith.interchange import PREFIX, PeftFormat
+from tunesmith.method import Method
+
+METHODS = [
+    name for name in registry.names("tunesmith.methods") if issubclass(registry.find("tunesmith.methods", name, Method), PeftFormat)
+]
+CASES = [("llama", "causal"), ("gpt2", "causal"), ("llama", "classification"), ("bert", "classification"), ("t5", "seq2seq")]
+KINDS = {"causal": "CAUSAL_LM", "classification": "SEQ_CLS", "seq2seq": "SEQ_2_SEQ_LM"}
+PEFT_CONFIGS = {
+    "lora": lambda **facts: peft.LoraConfig(r=4, target_modules="all-linear", **facts),
+    "dora": lambda **facts: peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True, **facts),
+    "ia3": lambda **facts: peft.IA3Config(**facts),
+}
+"""The reference's own settings; a method that is missing here fails."""
+
+
+def batch(task: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(8, tiny_models.VOCABULARY_SIZE, (3, 11), generator=generator)
+    labels = torch.tensor([0, 2, 1]) if task == "classification" else ids[:, :7].contiguous()
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids if task == "causal" else labels}
+
+
+def shake(model: nn.Module, seed: int = 3) -> None:
+    """Stand in for training: move everything that learns."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Equal to `tolerance` of the largest entry, or of one."""
+    difference, largest = (actual - expected).abs().max().item(), expected.abs().max().item()
+    assert actual.shape == expected.shape
+    assert difference <= tolerance * max(1.0, largest), f"{difference} of {largest}"
+
+
+def tuned(name: str, case: tuple[str, tiny_models.Task]) -> tuple[nn.Module, Method]:
+    method = registry.find("tunesmith.methods", name, Method)()
+    model = tiny_models.build(*case)
+    torch.manual_seed(0)
+    method.attach(model)
+    shake(model)
+    return model.eval(), method
+
+
+def in_peft(model: nn.Module, method: Method, case: tuple[str, tiny_models.Task], folder: Path) -> nn.Module:
+    """The same adapter in PEFT, by way of its files."""
+    peft_format.write(model, method, folder, base_model="some/base")
+    return peft.PeftModel.from_pretrained(tiny_models.build(*case), folder, is_trainable=True).eval()
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_are_those_of_peft(name, case, tmp_path):
+    model, method = tuned(name, case)
+    theirs = in_peft(model, method, case, tmp_path)
+    with torch.no_grad():
+        mine, reference = model(**batch(case[1])), theirs(**batch(case[1]))
+        base = tiny_models.build(*case)(**batch(case[1])).logits
+    assert (mine.logits - base).abs().max() > 0.1, "an adapter that changes nothing would prove nothing"
+    close(mine.logits, reference.logits[:, -mine.logits.shape[1] :], 1e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_are_those_of_peft(name, case, tmp_path):
+    model, method = tuned(name, case)
+    theirs = in_peft(model, method, case, tmp_path)
+    model.double()
+    theirs.double()
+    theirs(**batch(case[1])).loss.backward()
+    model(**batch(case[1])).loss.backward()
+    assert isinstance(method, PeftFormat)
+    mine = method.to_peft(model, {n: p.grad for n, p in trainable(model).items() if p.grad is not None}).tensors
+    reference = {_saved_name(n): p.grad for n, p in theirs.named_parameters() if p.grad is not None}
+    compared = 0
+    for key, gradient in mine.items():
+        known = reference[key]
+        learnt = gradient != 1  # a multiplier that is fixed at one has no gradient here
+        close(gradient[learnt], known[learnt].to(gradient.dtype), 1e-6)
+        compared += int(learnt.sum())
+    assert compared
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_peft_saves_is_loaded(name, case, tmp_path):
+    torch.manual_seed(0)
+    extra = {"fan_in_fan_out": True} if case[0] == "gpt2" and name in ("lora", "dora", "ia3") else {}
+    config = PEFT_CONFIGS[name](task_type=KINDS[case[1]], **extra)
+    theirs = peft.get_peft_model(tiny_models.build(*case), config).eval()
+    shake(theirs)
+    theirs.save_pretrained(tmp_path)
+    model = tiny_models.build(*case)
+    method = peft_format.load(model, tmp_path)
+    with torch.no_grad():
+        mine, reference = model.eval()(**batch(case[1])), theirs(**batch(case[1]))
+    assert method.name == name
+    close(mine.logits, reference.logits[:, -mine.logits.shape[1] :], 1e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_round_trip_keeps_every_bit(name, case, tmp_path):
+    model, method = tuned(name, case)
+    peft_format.write(model, method, tmp_path, base_model="b")
+    again = tiny_models.build(*case)
+    peft_format.load(again, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**batch(case[1])).logits, model(**batch(case[1])).logits)
+
+
+def _saved_name(name: str) -> str:
+    """A parameter's name in PEFT's file."""
+    if name.startswith("prompt_encoder."):
+        return "prompt_embeddings"
+    assert name.startswith(PREFIX)
+    return name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")
