@@ -79,7 +79,7 @@ def variables(inherited: dict[str, str], chosen: dict[str, str], num_threads: in
         "CUDA_VISIBLE_DEVICES": "",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         **chosen,
     }
 

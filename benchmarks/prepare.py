@@ -66,7 +66,6 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, instructions: Path) -> workloa
 def main() -> None:
     """Write the folder named on the command line."""
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     gguf, instructions, folder = (Path(argument) for argument in sys.argv[1:])
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     workload.write(tokenised(tokenizer, instructions), folder / "rows.json")

@@ -161,7 +161,9 @@ def prepared(model: Path | None, instructions: Path | None, num_threads: int) ->
             unfinished.mkdir()
             inputs = [model.resolve(), instructions.resolve(), unfinished]
             command = [str(peer_environment.python()), "-m", "benchmarks.prepare", *map(str, inputs)]
-            subprocess.run(command, cwd=ROOT, check=True, env=launch.variables(dict(os.environ), {}, num_threads))
+            subprocess.run(
+                command, cwd=ROOT, check=True, env=launch.variables(dict(os.environ), {"PYTHONWARNINGS": "ignore"}, num_threads)
+            )
             shutil.move(unfinished, folder)
     return folder
 

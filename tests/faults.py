@@ -12,6 +12,13 @@ from pathlib import Path
 import torch
 
 
+def no_figures() -> None:
+    """Reports have no figures: no fault, but drawing takes longer than a tiny run."""
+    from tunesmith.reports import figures
+
+    figures.draw = lambda *_: "<svg></svg>"
+
+
 def nan_loss(step: str, count: str = "1") -> None:
     """The loss of `count` steps from `step` on is not a number."""
     _after_losses(int(step), int(count), lambda loss: loss * math.nan)

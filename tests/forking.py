@@ -118,7 +118,7 @@ def _log(folder: Path, pid: int, kind: str) -> Path:
 
 
 def _serve(orders: IO[str], answers: IO[str]) -> None:
-    for name in ("api", "commands.fit", "commands._result", "reports.summary"):  # everything heavy, once
+    for name in ("api", "commands.fit", "commands._result", "reports.summary", "reports.figures"):  # everything heavy, once
         importlib.import_module(f"tunesmith.{name}")
     print("ready", file=answers, flush=True)
     for line in orders:
@@ -145,6 +145,7 @@ def _become(order: dict[str, list[str]]) -> None:
         import faults
         from tunesmith.commands import main
 
+        faults.no_figures()
         if order["fault"]:
             getattr(faults, order["fault"][0])(*order["fault"][1:])
         sys.argv = ["tunesmith", *order["words"]]

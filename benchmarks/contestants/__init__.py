@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,7 +23,8 @@ class Configuration:
     about: str
     module: Literal["peft", "tunesmith"]
     """File in this folder; also decides the environment."""
-    precision: Literal["float32", "bfloat16"]
+    wish: Literal["float32", "bfloat16", "auto"]
+    """Number format of weights and activations; `auto` is the one that this machine computes faster in."""
     rows_per_pass: int = 8
     order: Order = "given"
     pads: bool = True
@@ -30,43 +32,43 @@ class Configuration:
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables of the process."""
 
+    @property
+    def precision(self) -> Literal["float32", "bfloat16"]:
+        """The number format on this machine."""
+        return faster_here() if self.wish == "auto" else self.wish
+
+
+@functools.cache
+def faster_here() -> Literal["float32", "bfloat16"]:
+    """The format that tunesmith measures to be faster on this machine; peers get the same, to be at their best."""
+    import torch
+
+    from tunesmith.training import precision
+
+    dtype, _ = precision.choose("auto", torch.device("cpu"))
+    return "bfloat16" if dtype == torch.bfloat16 else "float32"
+
+
+def _tuned(
+    about: str, rows_per_pass: int, *, order: Order = "given", wish: Literal["bfloat16", "auto"] = "auto"
+) -> Configuration:
+    """The peer with weights and adapter in one format and the allocator tuned."""
+    about = f"PEFT + Trainer, {about}, allocator tuned, {'the faster number format' if wish == 'auto' else wish}"
+    return Configuration(
+        about=about, module="peft", wish=wish, rows_per_pass=rows_per_pass, order=order, variables=TUNED_ALLOCATOR
+    )
+
 
 CONFIGURATIONS = {
     "peft-default": Configuration(
-        about="PEFT + Trainer, float32, batch 8: what a newcomer runs", module="peft", precision="float32"
+        about="PEFT + Trainer, float32, batch 8: what a newcomer runs", module="peft", wish="float32"
     ),
-    "peft-best": Configuration(
-        about="PEFT + Trainer, weights and adapter in bfloat16, 1 row x 8 accumulated, allocator tuned",
-        module="peft",
-        precision="bfloat16",
-        rows_per_pass=1,
-        variables=TUNED_ALLOCATOR,
-    ),
-    "peft-2x4": Configuration(
-        about="as peft-best, 2 rows x 4 accumulated",
-        module="peft",
-        precision="bfloat16",
-        rows_per_pass=2,
-        variables=TUNED_ALLOCATOR,
-    ),
-    "peft-2x4-sorted": Configuration(
-        about="as peft-best, 2 rows x 4 accumulated, the rows of every step sorted by length",
-        module="peft",
-        precision="bfloat16",
-        rows_per_pass=2,
-        order="sorted_in_step",
-        variables=TUNED_ALLOCATOR,
-    ),
-    "peft-8x1-grouped": Configuration(
-        about="as peft-best, batch 8, steps of rows of similar length",
-        module="peft",
-        precision="bfloat16",
-        order="grouped",
-        variables=TUNED_ALLOCATOR,
-    ),
-    "tunesmith": Configuration(
-        about="tunesmith, settings left to itself", module="tunesmith", precision="bfloat16", pads=False
-    ),
+    "peft-best": _tuned("1 row x 8 accumulated", 1),
+    "peft-2x4": _tuned("2 rows x 4 accumulated", 2),
+    "peft-2x4-sorted": _tuned("2 rows x 4 accumulated, the rows of every step sorted by length", 2, order="sorted_in_step"),
+    "peft-8x1-grouped": _tuned("batch 8, steps of rows of similar length", 8, order="grouped"),
+    "peft-bfloat16": _tuned("1 row x 8 accumulated", 1, wish="bfloat16"),
+    "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
 }
 USUAL = ("peft-default", "peft-best", "tunesmith")
 REFERENCE = "peft-default"

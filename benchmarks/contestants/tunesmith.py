@@ -70,7 +70,6 @@ class Tunesmith(measure.Contestant):
 
     def load(self, job: Job) -> None:
         load.quiet()
-        memory.keep_freed_memory()
         self.model = load.load(load.find(str(job.folder / job.precision)), "chat")
         self.forward, reason = forward.choose(self.model, classification=False)
         if reason:
@@ -78,6 +77,7 @@ class Tunesmith(measure.Contestant):
         dtype, _ = precision.choose(job.precision, CPU)
         if dtype != torch.float32:
             precision.store_frozen(self.model, dtype)
+        memory.keep_freed_memory()
         self.method = peft_format.load(self.model, job.folder / "adapter")
 
     def train(self, rows: list[Row], job: Job, log: measure.StepLog) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tunesmith.errors import ModelError
+from tunesmith.model import anatomy, low_rank
 
 if TYPE_CHECKING:
     from typing import Self
@@ -108,3 +109,44 @@ def refuse_pattern(config: Mapping[str, object], pattern_key: str, key: str) -> 
         raise ModelError(
             f"The adapter's {pattern_key!r} gives layers another {key!r}, which is not computed here. It is refused."
         )
+
+
+LOW_RANK_KEYS = frozenset(
+    {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights"}
+)
+LOW_RANK_IGNORED = frozenset(
+    {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "megatron_core"}
+) | {"qalora_group_size", "eva_config", "runtime_config"}
+_STARTS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
+
+
+def low_rank_parts(model: nn.Module, trained: Mapping[str, Tensor], endings: Mapping[str, str]) -> PeftParts:
+    """What methods with a low-rank change share in PEFT's files: the layers, and the tensors of `endings` (PEFT's to ours)."""
+    layers = low_rank.layers(model)
+    own = {f"{path}.{ours}": f"{PREFIX}{path}.{theirs}" for path in layers for theirs, ours in endings.items()}
+    config: dict[str, object] = {
+        "target_modules": target_modules(model, list(layers)),
+        "fan_in_fan_out": any(anatomy.stores_inputs_first(layer.base) for layer in layers.values()),
+    }
+    tensors = {theirs: trained[ours] for ours, theirs in own.items()}
+    return PeftParts(config, tensors, {name: tensor for name, tensor in trained.items() if name not in own})
+
+
+def low_rank_settings(config: Mapping[str, object], tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, object]:
+    """Rank, alpha, dropout and targets of a saved low-rank change; `tensors` by their names here.
+
+    Raises:
+        ModelError: If it was trained beside other base weights, or layers differ in what must be the same.
+    """
+    refuse_pattern(config, "rank_pattern", "r")
+    refuse_pattern(config, "alpha_pattern", "lora_alpha")
+    if (start := config.get("init_lora_weights", True)) not in _STARTS_BESIDE_THE_BASE:
+        raise ModelError(f"The adapter's 'init_lora_weights' {start!r} has changed the base weights. It is refused.")
+    paths = sorted({name.rpartition(".")[0] for name in tensors})
+    everything = sorted(anatomy.linear_targets(model, (anatomy.ALL_LINEAR,)))
+    return {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "dropout": config.get("lora_dropout", 0.0),
+        "targets": [anatomy.ALL_LINEAR] if paths == everything else paths,
+    }

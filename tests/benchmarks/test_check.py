@@ -22,6 +22,7 @@ class Launcher:
 
 
 def checked(monkeypatch, tmp_path, losses, names=("peft-best", "tunesmith"), own_precision=True):
+    monkeypatch.setattr(contestants, "faster_here", lambda: "bfloat16")
     launcher = Launcher(losses)
     monkeypatch.setattr(launch, "start", launcher)
     return check.before_timing(names, tmp_path, 3, own_precision, 2), launcher

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import chat_templates as templates
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import chat_templates as templates
 from tunesmith.data.chat_tokens import chat_writer
 from tunesmith.data.examples import Chat, Message
 from tunesmith.data.table import IGNORED

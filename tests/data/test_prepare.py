@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import tiny_tokenizer
 from data_sentences import sentences
-
 from tunesmith.data.prepare import PreparedData, prepare, prepare_for_evaluation
 from tunesmith.errors import DataError, InputError
 from tunesmith.settings import DataSettings

@@ -68,7 +68,7 @@ def test_parquet_with_class_names(tmp_path):
     parquet.write_table(table, tmp_path / "a.parquet")
     raw = read([str(tmp_path / "a.parquet")])
     assert raw.values["label"] == ["pos", "neg", "pos"]
-    assert list(raw.rows)[0] == {"text": "one", "label": "pos"}
+    assert next(iter(raw.rows)) == {"text": "one", "label": "pos"}
 
 
 def test_parquet_with_invalid_utf8_names_the_rows(tmp_path):
@@ -262,11 +262,11 @@ def test_parquet_bomb(tmp_path, monkeypatch):
 def test_any_bytes_are_read_or_refused(tmp_path, content, suffix):
     path = write(tmp_path / f"a.{suffix}", gzip.compress(content) if suffix.endswith("gz") else content)
     try:
-        table = read([path])
+        assert len(read([path])) > 0
     except DataError as error:
-        assert "a." in str(error)
-    else:
-        assert len(table) > 0
+        message = str(error)
+        if "a." not in message:
+            pytest.fail(message)
 
 
 json_values = st.recursive(

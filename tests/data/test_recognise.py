@@ -145,7 +145,7 @@ BAD_CHAT = [
     ({"instruction": "i", "input": "", "output": None}, "empty answer"),
     ({"instruction": "", "input": "", "output": "o"}, "empty prompt"),
     ({"instruction": "i", "input": "", "output": ["x"]}, "a message is text, not an object with role and content"),
-    ({"instruction": "i", "input": "", "output": {"a": 1}}, "text is not text but an object"),
+    ({"instruction": "i", "input": "", "output": {"a": 1}}, "answer is not text but an object"),
     ({"instruction": "i\0", "input": "", "output": "o"}, "prompt holds a NUL character"),
     ({"instruction": "i", "input": "", "output": "o\ud800"}, "half a character"),
 ]

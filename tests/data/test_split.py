@@ -4,10 +4,10 @@ import random
 
 import numpy as np
 import pytest
-from data_sentences import VOCABULARY, sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_sentences import VOCABULARY, sentences
 from tunesmith.data.examples import Chat, Labelled, Message, Text
 from tunesmith.data.near import near_groups
 from tunesmith.data.split import Shares, num_shared, split

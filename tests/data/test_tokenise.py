@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import tiny_tokenizer
 
+import tiny_tokenizer
 from tunesmith.data import tokenise as module
 from tunesmith.data.examples import Labelled, SourceTarget, Text
 from tunesmith.data.table import IGNORED
@@ -27,7 +27,7 @@ def test_pairs_are_what_the_tokenizer_does():
     expected = tokenizer(TEXTS, [text[::-1] for text in TEXTS], truncation=True, max_length=20)
     assert [result.table.row(i)[0].tolist() for i in range(3)] == expected.input_ids
     assert result.table.token_types is not None
-    assert result.table.token_types.tolist() == sum(expected.token_type_ids, [])
+    assert result.table.token_types.tolist() == [kind for row in expected.token_type_ids for kind in row]
     assert result.num_cut == 1
 
 

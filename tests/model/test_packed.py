@@ -66,12 +66,15 @@ def test_token_types_of_pairs(name: str):
 
 
 @every_case
-def test_the_probe_chooses_the_stream(name: str, task: tiny_models.Task):
+def test_the_probe_chooses_the_stream_and_it_is_right(name: str, task: tiny_models.Task):
     model = tiny_models.build(name, task).train()
     chosen, reason = forward.choose(model, classification=task == "classification")
     assert isinstance(chosen, PackedForward), reason
     assert reason is None
     assert model.training, "left as it was found"
+    model.eval()
+    batch, own = packed_cases.batch(model, task), tiny_models.build(name, task)
+    packed_cases.assert_equal(packed_cases.together(chosen, batch), packed_cases.one_by_one(own, batch))
 
 
 @every_case

@@ -46,7 +46,13 @@ def finished(bench: Bench):
     import tunesmith as ts
 
     @functools.cache
-    def make(kind: str, method: str = "lora") -> ts.Run:
+    def make(kind: str, method: str) -> ts.Run:
+        with pytest.MonkeyPatch.context() as patch:
+            if (kind, method) != ("reviews", "lora"):  # drawing takes longer than a tiny run
+                patch.setattr("tunesmith.reports.figures.draw", lambda *_: "<svg></svg>")
+            return fit(kind, method)
+
+    def fit(kind: str, method: str) -> ts.Run:
         model = bench.bert if kind in ("reviews", "pairs") else bench.llama
         return ts.fit(
             getattr(bench, kind),
@@ -60,7 +66,7 @@ def finished(bench: Bench):
             more={"max_length": 64},
         )
 
-    return make
+    return lambda kind, method="lora": make(kind, method)
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +87,9 @@ def fit_words(bench: Bench) -> Callable[..., list[str]]:
         return ["fit", str(bench.reviews), *model, *steps, "--precision", "float32", "--out", str(out), "--quiet", *more]
 
     return words
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, whose drawing takes longer than a tiny run."""
+    monkeypatch.setattr("tunesmith.reports.figures.draw", lambda *_: "<svg></svg>")

@@ -15,8 +15,10 @@ KINDS = ("reviews", "pairs", "chats", "documents")
 TASKS = {"reviews": "classification", "pairs": "classification", "chats": "chat", "documents": "text"}
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("kind", KINDS)
+_BOTH = [pytest.param(kind, "full", marks=pytest.mark.slow if kind in ("pairs", "documents") else ()) for kind in KINDS]
+
+
+@pytest.mark.parametrize(("kind", "method"), [(kind, "lora") for kind in KINDS] + _BOTH)
 def test_a_run_leaves_what_the_design_says(finished, kind, method):
     run = finished(kind, method)
     result = RunResult.load(run.folder)
@@ -32,6 +34,10 @@ def test_a_run_leaves_what_the_design_says(finished, kind, method):
     weights = "adapter/adapter_model.safetensors" if method == "lora" else "model/model.safetensors"
     assert (run.folder / weights).stat().st_size > 0
     assert not [path for path in run.folder.rglob("*") if "tmp" in path.name]
+
+
+def test_the_report_is_drawn(finished):
+    assert (finished("reviews").folder / "report.html").read_text().count("<svg") >= 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +101,7 @@ def test_the_command_in_a_process_of_its_own(bench, tmp_path):
     assert RunResult.load(tmp_path / "runs" / "reviews-bert-lora-1").status == "finished"
 
 
-def test_json(bench, tmp_path, capsys):
+def test_json(no_figures, bench, tmp_path, capsys):
     words = ["fit", str(bench.reviews), "--model", str(bench.bert), "--steps", "1", "--precision", "float32"]
     assert main([*words, "--json", "--out", str(tmp_path / "run")]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -104,7 +110,7 @@ def test_json(bench, tmp_path, capsys):
     assert content["data"]["labels"] == ["bad", "fair", "good"]
 
 
-def test_other_rows_to_evaluate_on(bench, tmp_path):
+def test_other_rows_to_evaluate_on(no_figures, bench, tmp_path):
     import tunesmith as ts
 
     other = run_data.write_reviews(tmp_path / "other.csv", num_rows=9, seed=5)
@@ -115,7 +121,7 @@ def test_other_rows_to_evaluate_on(bench, tmp_path):
     assert run.result.data.num_train + run.result.data.num_validation == 60
 
 
-def test_a_stop_by_time(bench, tmp_path):
+def test_a_stop_by_time(no_figures, bench, tmp_path):
     import tunesmith as ts
 
     run = ts.fit(bench.reviews, model=bench.bert, out=tmp_path / "run", max_time=1e-9, precision="float32")
@@ -124,7 +130,7 @@ def test_a_stop_by_time(bench, tmp_path):
     assert "time limit" in run.result.progress.stop_reason
 
 
-def test_the_same_seed_gives_the_same_weights(finished, bench, tmp_path):
+def test_the_same_seed_gives_the_same_weights(no_figures, finished, bench, tmp_path):
     import tunesmith as ts
 
     first = finished("reviews")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from tunesmith.data.examples import Chat, Message
 from tunesmith.data.template import ChatTemplate, Refusal
 
-SAMPLE_ROWS = 200
+SAMPLE_ROWS = 100
 _MARK = "\ue000\ue0f7\ue001"
 _MARKS = re.compile("\ue000\\d+\ue001")
 _LITERAL = re.compile(r"'((?:[^'\\\n]|\\.)*)'|\"((?:[^\"\\\n]|\\.)*)\"")
@@ -90,8 +90,9 @@ class ChatWriter:
     def _write_by_frame(self, messages: tuple[Message, ...]) -> ChatText | Refusal | None:
         """The conversation by its roles' frame, or None if it must be rendered by itself."""
         contents = [message.content for message in messages]
-        if any(not text or text[0].isspace() or text[-1].isspace() or self._risky.search(text) for text in contents):
-            return None
+        for text in contents:
+            if not text or text[0].isspace() or text[-1].isspace() or self._risky.search(text):
+                return None
         frame = self._frame(tuple(message.role for message in messages))
         if isinstance(frame, Refusal):
             return frame if frame.reason else None

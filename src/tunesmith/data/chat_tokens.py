@@ -15,7 +15,7 @@ from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 from tunesmith.data.template import PLAIN_TEMPLATE, ChatTemplate, Refusal
 from tunesmith.data.text_tokens import TextTokenizer, TokenColumns
 from tunesmith.data.tokenise import Tokenised, enough
-from tunesmith.data.word_tokens import MIN_TEXTS, SAMPLE_TEXTS, TEXTS_AT_ONCE, WordTokens
+from tunesmith.data.word_tokens import MIN_TEXTS, WordTokens
 from tunesmith.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TAIL_CHARACTERS = 200
+CHATS_AT_ONCE = 10_000
+SAMPLE_TEXTS = 200
 Places = list[tuple[int, int]]
 """First and one past the last token of each answer; (0, 0) if it has none."""
 
@@ -58,20 +60,23 @@ def tokenise_chats(
 ) -> Tokenised:
     """Conversations in the model's own format; what stands behind the last answer is left away."""
     template, writer = chat_writer(tokenizer, tokens)
+    rows, locator = _Rows(max_length), _Locator(tokens, len(chats))
+    refused: dict[int, str] = {}
+    kept = array("q")
     with template:
-        written = writer.write(chats)
-    refused = {index: item.reason for index, item in enumerate(written) if isinstance(item, Refusal)}
-    rows = _Rows(max_length)
-    texts = [(index, item) for index, item in enumerate(written) if isinstance(item, ChatText)]
-    kept = []
-    for (index, _), (ids, places) in zip(texts, _Locator(tokens).locate([item for _, item in texts]), strict=True):
-        if rows.add(ids, places):
-            kept.append(index)
-        else:
-            refused[index] = f"the prompt alone fills the {max_length:,} tokens of a row"
+        # In batches, because the text of all rows is several times as large as their tokens.
+        for start in range(0, len(chats), CHATS_AT_ONCE):
+            written = list(enumerate(writer.write(chats[start : start + CHATS_AT_ONCE]), start))
+            refused |= {index: item.reason for index, item in written if isinstance(item, Refusal)}
+            texts = [(index, item) for index, item in written if isinstance(item, ChatText)]
+            for (index, _), (ids, places) in zip(texts, locator.locate([item for _, item in texts]), strict=True):
+                if rows.add(ids, places):
+                    kept.append(index)
+                else:
+                    refused[index] = f"the prompt alone fills the {max_length:,} tokens of a row"
     notes = _notes(chats, writer, tokens, chat_template_of(tokenizer) is None)
     return Tokenised(
-        table=rows.build(), kept=np.asarray(kept, dtype=np.int64), num_cut=rows.num_cut, num_cut_answers=rows.num_cut_answers,
+        table=rows.build(), kept=np.array(kept, dtype=np.int64), num_cut=rows.num_cut, num_cut_answers=rows.num_cut_answers,
         wanted_length=enough(rows.lengths), refused=refused, notes=notes, template=template.source,
     )  # fmt: skip
 
@@ -117,31 +122,31 @@ class _Rows:
 class _Locator:
     """Finds the tokens of the answers."""
 
-    def __init__(self, tokens: TextTokenizer) -> None:
+    def __init__(self, tokens: TextTokenizer, count: int) -> None:
+        """Prepare for `count` texts in all."""
         self._tokens = tokens
+        self._words = WordTokens(tokens)
+        self._by_words = count >= MIN_TEXTS
         self._special = re.compile("|".join(map(re.escape, tokens.special_texts)) or r"(?!)")
         self._tails: dict[str, list[int]] = {}
 
     def locate(self, texts: Sequence[ChatText]) -> Iterator[tuple[list[int], Places]]:
         """Token ids and places of the answers of each text, in order."""
-        words = WordTokens(self._tokens)
         single = [item for item in texts if len(item.spans) == 1]
-        by_words = len(single) >= MIN_TEXTS and self._agrees(words, single)
-        others = texts if not by_words else [item for item in texts if len(item.spans) > 1]
+        self._by_words = self._by_words and self._agrees(single)
+        others = texts if not self._by_words else [item for item in texts if len(item.spans) > 1]
         encodings = self._tokens.encode([item.text for item in others], special=False, places=True)
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            batch = texts[start : start + TEXTS_AT_ONCE]
-            apart = words.encode([part for item in batch if by_words and len(item.spans) == 1 for part in _apart(item)])
-            for item in batch:
-                if by_words and len(item.spans) == 1:
-                    yield _joined(next(apart), next(apart))
-                else:
-                    yield self._locate(item, next(encodings))
+        apart = self._words.encode([part for item in single for part in _apart(item)] if self._by_words else [])
+        for item in texts:
+            if self._by_words and len(item.spans) == 1:
+                yield _joined(next(apart), next(apart))
+            else:
+                yield self._locate(item, next(encodings))
 
-    def _agrees(self, words: WordTokens, texts: Sequence[ChatText]) -> bool:
+    def _agrees(self, texts: Sequence[ChatText]) -> bool:
         """Whether prompts and answers tokenised apart, by words, give what the plain way gives, for a sample."""
         sample = texts[:: max(1, len(texts) // SAMPLE_TEXTS)]
-        apart = words.encode([part for item in sample for part in _apart(item)])
+        apart = self._words.encode([part for item in sample for part in _apart(item)])
         encodings = self._tokens.encode([item.text for item in sample], special=False, places=True)
         plain = (self._locate(item, encoding) for item, encoding in zip(sample, encodings, strict=True))
         return all(located == _joined(next(apart), next(apart)) for located in plain)

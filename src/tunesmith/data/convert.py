@@ -88,16 +88,17 @@ def _labelled(row: dict[str, object], names: dict[object, str]) -> Labelled:
 
 def _prompted(row: dict[str, object]) -> Chat:
     """A conversation of a prompt (text or messages), what belongs to it, and the answer (text or messages)."""
-    answer = text_or_messages(row["answer"], "answer")
-    if isinstance(answer, str):
-        answer = (Message("assistant", _filled(answer, "answer")),)
-    system = row.get("system")
+    prompt, answer, system = row["prompt"], row["answer"], row.get("system")
     head: tuple[Message, ...] = ()
     if isinstance(system, str) and system.strip():
         head = (Message("system", clean_text(system, "system prompt")),)
-    prompt = text_or_messages(row["prompt"], "prompt")
-    turns = (Message("user", _prompt(row)),) if isinstance(prompt, str) else prompt
-    return Chat(to_messages((*head, *turns, *answer)))
+    if isinstance(prompt, str) and isinstance(answer, str):
+        return Chat((*head, Message("user", _prompt(row)), Message("assistant", _filled(answer, "answer"))))
+    turns = text_or_messages(prompt, "prompt")
+    reply = text_or_messages(answer, "answer")
+    before = (Message("user", _prompt(row)),) if isinstance(turns, str) else turns
+    after = (Message("assistant", _filled(reply, "answer")),) if isinstance(reply, str) else reply
+    return Chat(to_messages((*head, *before, *after)))
 
 
 def _prompt(row: dict[str, object]) -> str:

@@ -8,7 +8,9 @@ and the caller goes the plain way.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from tunesmith.data.text_tokens import TextTokenizer
 
@@ -55,7 +57,8 @@ class WordTokens:
         self._tokens = tokens
         specials = sorted(tokens.special_texts, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, specials)) + ")" if specials else r"(?!)")
-        self._known: dict[str, list[int]] = {}
+        self._starts = _Known(tokens, "")
+        self._words = _Known(tokens, " ")
 
     def agrees(self, texts: Sequence[str]) -> bool:
         """Whether the way by words gives the very tokens of the plain way for a sample of the texts."""
@@ -66,32 +69,36 @@ class WordTokens:
     def encode(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """The token ids of each text, in order, without the tokens that the model expects around a text."""
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            split = [self._words(text) for text in texts[start : start + TEXTS_AT_ONCE]]
-            known = self._learn({word for words in split for word in words})
-            for words in split:
+            split = [self._special.split(text) for text in texts[start : start + TEXTS_AT_ONCE]]
+            counts = Counter(chain.from_iterable(split))
+            for parts in split:
                 ids: list[int] = []
-                for word in words:
-                    ids += known[word]
+                for part in parts:
+                    # What stands in many texts (a template's own words) is one word.
+                    ids += self._starts[part] if counts[part] > 1 else self._encode_part(part)
                 yield ids
 
-    def _learn(self, words: set[str]) -> dict[str, list[int]]:
-        """The table of known words, with these among them."""
-        if len(self._known) > MAX_WORDS:
-            self._known.clear()
-        new = list(words - self._known.keys())
-        for word, encoding in zip(new, self._tokens.encode(new, special=False), strict=True):
-            self._known[word] = encoding.ids
-        return self._known
+    def _encode_part(self, part: str) -> list[int]:
+        """The token ids of a text without special tokens."""
+        words = part.split(" ")
+        if words != part.split():
+            words = _BETWEEN_WORDS.split(part)
+        first, *others = words
+        return list(chain(self._starts[first], chain.from_iterable(map(self._words.__getitem__, others))))
 
-    def _words(self, text: str) -> list[str]:
-        """Special tokens, and words with the space before them."""
-        words: list[str] = []
-        for part in self._special.split(text):
-            if part:
-                first, *others = _BETWEEN_WORDS.split(part)
-                words.append(first)
-                words += [" " + word for word in others]
-        return words
+
+class _Known(dict[str, list[int]]):
+    """Token ids by word; a new word is looked up when it is first asked for."""
+
+    def __init__(self, tokens: TextTokenizer, before: str) -> None:
+        super().__init__()
+        self._engine, self._before = tokens.engine, before
+
+    def __missing__(self, word: str) -> list[int]:
+        if len(self) >= MAX_WORDS:
+            self.clear()
+        ids = self[word] = self._engine.encode(self._before + word, add_special_tokens=False).ids
+        return ids
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 For each segment      out = softmax(cap(s q kT) + mask) v      q: (tokens, heads, width), k, v: (tokens, kv heads, width)
 
+Tokens that all segments see first (`Segments.num_shared`) have their keys and values once, at the head of k and v.
+
 One autograd node serves the whole stream. Short segments take two batched products over the heads, straight on the
 stream's memory, and keep their probabilities; long ones take torch's flash attention, which keeps none.
 """
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.segments import Segments
+from tunesmith.kernels.segments import Part, Segments
 
 LONG_SEGMENT = 256  # tokens; from here on torch's flash attention beats batched products on the CPU
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -34,7 +36,7 @@ class Rule:
 
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
-    """Attend within segments; returns `(tokens, heads, width of v)`."""
+    """Attend within segments and to what they share; returns `(queries, heads, width of v)`."""
     if rule.softcap or rule.dropout or q.device.type != "cpu":
         return plain(q, k, v, segments, rule)
     return _SegmentAttention.apply(q, k, v, segments, rule)  # pyright: ignore[reportReturnType]
@@ -44,16 +46,40 @@ def plain(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Te
     """The obvious computation, one segment after the other; the general form, with soft cap and dropout."""
     group = q.shape[1] // k.shape[1]
     parts = []
-    for place in segments:
-        keys, values = (t[place].repeat_interleave(group, 1).transpose(0, 1) for t in (k, v))
-        scores = (q[place].transpose(0, 1) @ keys.transpose(1, 2)).float() * rule.scale
+    for part in segments.parts():
+        seen = (_Seen(t, segments).by(part) for t in (k, v))
+        keys, values = (t.repeat_interleave(group, 1).transpose(0, 1) for t in seen)
+        rows = q[part.queries]
+        scores = (rows.transpose(0, 1) @ keys.transpose(1, 2)).float() * rule.scale
         if rule.softcap:
             scores = rule.softcap * torch.tanh(scores / rule.softcap)
-        mask = segments.mask(scores.shape[-1], causal=rule.causal, window=rule.window, dtype=scores.dtype)
+        mask = _mask(rows, segments, part, rule, scores.dtype)
         weights = (scores if mask is None else scores + mask).softmax(-1)
         weights = torch.nn.functional.dropout(weights, rule.dropout).to(v.dtype)
         parts.append((weights @ values).transpose(0, 1))
     return torch.cat(parts)
+
+
+class _Seen:
+    """Keys or values as a segment sees them: the shared ones first, then its own."""
+
+    def __init__(self, t: Tensor, segments: Segments) -> None:
+        self.all, self.num_shared = t, segments.num_shared
+        if self.num_shared:
+            # The shared ones are copied once; a segment copies its own behind them.
+            self.buffer = t.new_empty(self.num_shared + max(segments.lengths), *t.shape[1:])
+            self.buffer[: self.num_shared] = t[: self.num_shared]
+
+    def by(self, part: Part) -> Tensor:
+        """`(seen, heads, width)`, valid until the next call."""
+        own = self.all[part.keys]
+        if not part.sees_shared:
+            return own
+        if self.all.requires_grad:
+            return torch.cat([self.all[: self.num_shared], own])
+        end = self.num_shared + len(own)
+        self.buffer[self.num_shared : end] = own
+        return self.buffer[:end]
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -61,10 +87,13 @@ class _SegmentAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
-        for place in segments:
-            inputs = q[place], k[place], v[place]
-            compute = _flash_forward if _takes_flash(inputs, rule) else _products_forward
-            kept += compute(*inputs, out[place], segments, rule)
+        keys, values = _Seen(k, segments), _Seen(v, segments)
+        for part in segments.parts():
+            inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
+            if _takes_flash(inputs, rule):
+                kept.append(_flash_forward(inputs, place, segments.num_shared if part.sees_shared else 0, rule))
+            else:
+                kept.append(_products_forward(inputs, place, _mask(inputs[0], segments, part, rule, q.dtype), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
         ctx.segments, ctx.rule = segments, rule
         return out
@@ -73,36 +102,70 @@ class _SegmentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, *kept = ctx.saved_tensors
-        gradients = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
-        for place, keep in zip(ctx.segments, kept, strict=True):
-            inputs, outputs = (q[place], k[place], v[place]), tuple(g[place] for g in gradients)
-            if _takes_flash(inputs, ctx.rule):
-                _flash_gradients(inputs, out[place], keep, dout[place], outputs, ctx.rule)
+        segments, rule = ctx.segments, ctx.rule
+        dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
+        keys, values = _Seen(k, segments), _Seen(v, segments)
+        key_gradients, value_gradients = _Gradients(dk, segments), _Gradients(dv, segments)
+        for part, keep in zip(segments.parts(), kept, strict=True):
+            rows = part.queries
+            inputs = (q[rows], keys.by(part), values.by(part))
+            outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
+            if _takes_flash(inputs, rule):
+                _flash_gradients(inputs, (out[rows], keep), dout[rows], outputs, rule)
             else:
-                _products_gradients(inputs, keep, dout[place], outputs, ctx.rule)
-        return *gradients, None, None
+                _products_gradients(inputs, keep, dout[rows], outputs, rule)
+            key_gradients.add(part)
+            value_gradients.add(part)
+        return dq, dk, dv, None, None
+
+
+class _Gradients:
+    """Where a segment writes the gradients of what it sees; those of the shared tokens are summed over all segments."""
+
+    def __init__(self, total: Tensor, segments: Segments) -> None:
+        self.total, self.num_shared = total, segments.num_shared
+        if self.num_shared:
+            self.buffer = total.new_empty(self.num_shared + max(segments.lengths), *total.shape[1:])
+            if not segments.in_stream:
+                total[: self.num_shared].zero_()
+
+    def of(self, part: Part) -> Tensor:
+        """`(seen, heads, width)`, to be filled."""
+        length = part.keys.stop - part.keys.start
+        return self.buffer[: self.num_shared + length] if part.sees_shared else self.total[part.keys]
+
+    def add(self, part: Part) -> None:
+        """Take over what was filled in."""
+        if part.sees_shared:
+            filled = self.of(part)
+            self.total[: self.num_shared] += filled[: self.num_shared]
+            self.total[part.keys] = filled[self.num_shared :]
+
+
+def _mask(rows: Tensor, segments: Segments, part: Part, rule: Rule, dtype: torch.dtype) -> Tensor | None:
+    """What to add to the scores of `rows`, `(length, seen)`."""
+    return segments.mask(len(rows), causal=rule.causal, window=rule.window, dtype=dtype, shared=part.sees_shared)
 
 
 def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
     """Whether a segment's q, k and v are long and of a form that flash attention knows: no window, one width."""
-    q, _, v = inputs
-    length = len(q)
-    return length >= LONG_SEGMENT and (rule.window is None or rule.window >= length) and q.shape[2] == v.shape[2]
+    q, k, v = inputs
+    return len(q) >= LONG_SEGMENT and (rule.window is None or rule.window >= len(k)) and q.shape[2] == v.shape[2]
 
 
-def _products_forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, segments: Segments, rule: Rule) -> list[Tensor]:
-    """Two batched products; writes `out` `(length, heads, width)`, returns the weights `(kv heads, group * length, length)`."""
+def _products_forward(inputs: tuple[Tensor, ...], out: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Two batched products; writes `out` `(length, heads, width)`, returns the weights `(kv heads, group * length, seen)`."""
+    q, k, v = inputs
     length, heads = len(q), k.shape[1]
     rows, keys, values = _by_key_head(q, heads), k.transpose(0, 1), v.transpose(0, 1)
-    mask = segments.mask(length, causal=rule.causal, window=rule.window, dtype=q.dtype)
     if mask is None:
-        scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(rule.scale)
+        scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(scale)
     else:
         tiled = mask if rows.shape[1] == length else mask.repeat(rows.shape[1] // length, 1)
-        scores = torch.baddbmm(tiled[None], rows, keys.transpose(1, 2), alpha=rule.scale)
+        scores = torch.baddbmm(tiled[None], rows, keys.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, -1)
     _write_heads(out, torch.bmm(weights, values), heads)
-    return [weights]
+    return weights
 
 
 def _products_gradients(
@@ -138,25 +201,54 @@ def _heads_first(t: Tensor, group: int = 1) -> Tensor:
     return (t if group == 1 else t.repeat_interleave(group, 1)).transpose(0, 1)[None]
 
 
-def _flash_forward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, segments: Segments, rule: Rule) -> list[Tensor]:
-    """Torch's flash attention; writes `out`, returns the log of the normalisers `(1, length, heads)`."""
+def _flash_forward(inputs: tuple[Tensor, ...], out: Tensor, num_shared: int, rule: Rule) -> Tensor:
+    """Torch's flash attention; writes `out`, returns the log of the normalisers `(1, heads, length)`.
+
+    It has no form for keys that stand before the queries, so shared keys take a pass of their own, in which all look at
+    all; the two results are weighted by their normalisers.
+    """
+    q, k, v = inputs
     group = q.shape[1] // k.shape[1]
-    result, normaliser = _flash(
-        _heads_first(q), _heads_first(k, group), _heads_first(v, group), 0.0, rule.causal, attn_mask=None, scale=rule.scale
-    )
+    result, normaliser = None, None
+    for place, causal in _passes(num_shared, rule):
+        keys, values = _heads_first(k[place], group), _heads_first(v[place], group)
+        more, log_sum = _flash(_heads_first(q), keys, values, 0.0, causal, attn_mask=None, scale=rule.scale)
+        if result is None or normaliser is None:
+            result, normaliser = more, log_sum
+        else:
+            total = torch.logaddexp(normaliser, log_sum)
+            shares = ((t - total).exp()[..., None].to(q.dtype) for t in (normaliser, log_sum))
+            result, normaliser = result * next(shares) + more * next(shares), total
+    assert result is not None
+    assert normaliser is not None
     out.copy_(result[0].transpose(0, 1))
-    return [normaliser]
+    return normaliser
 
 
 def _flash_gradients(
-    inputs: tuple[Tensor, ...], out: Tensor, normaliser: Tensor, dout: Tensor, outputs: tuple[Tensor, ...], rule: Rule
+    inputs: tuple[Tensor, ...],
+    result: tuple[Tensor, Tensor],
+    dout: Tensor,
+    outputs: tuple[Tensor, ...],
+    rule: Rule,
 ) -> None:
-    """Writes the gradients of one long segment."""
-    (q, k, v), (dq, dk, dv) = inputs, outputs
+    """Writes the gradients of one long segment; `result` is its whole output and normaliser, right for either pass."""
+    (q, k, v), (dq, dk, dv), (out, normaliser) = inputs, outputs, result
     group = q.shape[1] // k.shape[1]
-    arguments = (_heads_first(dout), _heads_first(q), _heads_first(k, group), _heads_first(v, group), _heads_first(out))
-    gradients = _flash_backward(*arguments, normaliser, 0.0, rule.causal, attn_mask=None, scale=rule.scale)
-    dq.copy_(gradients[0][0].transpose(0, 1))
-    for target, gradient in ((dk, gradients[1]), (dv, gradients[2])):
-        summed = gradient[0] if group == 1 else gradient[0].unflatten(0, (-1, group)).sum(1)
-        target.copy_(summed.transpose(0, 1))
+    for number, (place, causal) in enumerate(_passes(len(k) - len(q), rule)):
+        keys, values = _heads_first(k[place], group), _heads_first(v[place], group)
+        arguments = (_heads_first(dout), _heads_first(q), keys, values, _heads_first(out))
+        gradients = _flash_backward(*arguments, normaliser, 0.0, causal, attn_mask=None, scale=rule.scale)
+        if number == 0:
+            dq.copy_(gradients[0][0].transpose(0, 1))
+        else:
+            dq.add_(gradients[0][0].transpose(0, 1))
+        for target, gradient in ((dk[place], gradients[1]), (dv[place], gradients[2])):
+            summed = gradient[0] if group == 1 else gradient[0].unflatten(0, (-1, group)).sum(1)
+            target.copy_(summed.transpose(0, 1))
+
+
+def _passes(num_shared: int, rule: Rule) -> list[tuple[slice, bool]]:
+    """The keys of each pass, and whether it is causal."""
+    own = (slice(num_shared, None), rule.causal)
+    return [own, (slice(0, num_shared), False)] if num_shared else [own]

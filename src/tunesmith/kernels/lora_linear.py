@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -28,22 +28,23 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Te
 class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        a, b = a.to(x.dtype), b.to(x.dtype)
+        a, b = a.to(x.dtype), (b * scale).to(x.dtype)
         projected = x @ a.t()
-        y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-        y.addmm_(projected, b.t(), alpha=scale)
+        # The small product comes first: added to an output that is already rounded to 16 bits, most of it would be lost.
+        y = torch.mm(projected, b.t())
+        if bias is not None:
+            y.add_(bias)
+        y.addmm_(x, weight.t())
         ctx.save_for_backward(x, weight, a, b, projected)
         ctx.scale = scale
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx | Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, a, b, projected = ctx.saved_tensors
-        dyb = (dy @ b).mul_(ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.mm(dy, weight).addmm_(dyb, a)
-        da = (dyb.t() @ x).float()
+        dprojected = dy @ b
+        dx = torch.mm(dprojected, a).addmm_(dy, weight) if ctx.needs_input_grad[0] else None
+        da = (dprojected.t() @ x).float()
         db = (dy.t() @ projected).float().mul_(ctx.scale)
         return dx, None, None, da, db, None

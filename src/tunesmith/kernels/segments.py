@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
-class Segments:
-    """The segments of one packed stream of `sum(lengths)` tokens."""
+@dataclass(frozen=True)
+class Part:
+    """Queries that look at the same keys."""
 
-    def __init__(self, lengths: list[int], device: torch.device | str = "cpu") -> None:
+    queries: slice
+    """Their place among all queries."""
+    keys: slice
+    """The place of their own keys among all keys."""
+    sees_shared: bool
+    """Whether they look at the shared keys too."""
+
+
+class Segments:
+    """The segments of one packed stream of `sum(lengths)` tokens.
+
+    With `num_shared` tokens that every segment sees first, keys and values begin with theirs, once for all segments. If
+    these tokens are `in_stream`, queries begin with theirs too: they are a segment of their own, which stands before every
+    other in position. Otherwise they are keys and values only, which no window hides.
+    """
+
+    def __init__(
+        self, lengths: list[int], device: torch.device | str = "cpu", *, num_shared: int = 0, in_stream: bool = False
+    ) -> None:
         assert lengths, "a stream has at least one segment"
         assert min(lengths) > 0, "a segment without tokens has no place in a stream"
         self.lengths = lengths
         self.device = torch.device(device)
-        self._masks: dict[tuple[int, bool, int | None, torch.dtype], Tensor | None] = {}
+        self.num_shared = num_shared
+        self.in_stream = in_stream
+        self._masks: dict[tuple[int, bool, int | None, torch.dtype, bool], Tensor | None] = {}
+        self._sharing: dict[tuple[int, bool], Segments] = {}
 
     def __iter__(self) -> Iterator[slice]:
         """The place of each segment in the stream."""
@@ -25,6 +48,23 @@ class Segments:
         for length in self.lengths:
             yield slice(start, start + length)
             start += length
+
+    def sharing(self, num_shared: int, *, in_stream: bool) -> Segments:
+        """The same segments with shared tokens before them; every layer asks for the same few, so they are made once."""
+        key = (num_shared, in_stream)
+        if key not in self._sharing:
+            self._sharing[key] = Segments(self.lengths, self.device, num_shared=num_shared, in_stream=in_stream)
+        return self._sharing[key]
+
+    def parts(self) -> Iterator[Part]:
+        """Who looks at whom; the shared tokens first, if they are in the stream."""
+        shared = self.num_shared
+        ahead = shared if self.in_stream else 0
+        if ahead:
+            yield Part(slice(0, ahead), slice(0, ahead), sees_shared=False)
+        for place in self:
+            own = slice(place.start + shared, place.stop + shared)
+            yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
 
     @cached_property
     def starts(self) -> Tensor:
@@ -48,19 +88,31 @@ class Segments:
         """(tokens,) position of each token in its segment."""
         return torch.cat([torch.arange(n, device=self.device) for n in self.lengths])
 
-    def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """What to add to the scores `(length, length)` of a segment: 0 where a token may look, minus infinity elsewhere.
+    def mask(
+        self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: bool = False
+    ) -> Tensor | None:
+        """What to add to the scores `(length, keys)` of a segment: 0 where a token may look, minus infinity elsewhere.
 
-        None where all may look at all. Every layer asks for the same few, so they are made once.
+        The keys are the segment's own or, if `shared`, the shared ones and then its own. None where all may look at all.
+        Every layer asks for the same few, so they are made once.
         """
-        key = (length, causal, window, dtype)
+        key = (length, causal, window, dtype, shared)
         if key not in self._masks:
-            self._masks[key] = None if _sees_all(length, causal, window) else _mask(length, causal, window, dtype, self.device)
+            self._masks[key] = self._made(key)
         return self._masks[key]
 
+    def _made(self, key: tuple[int, bool, int | None, torch.dtype, bool]) -> Tensor | None:
+        length, causal, window, dtype, shared = key
+        before = self.num_shared if shared and self.in_stream else 0
+        if _sees_all(length, causal, window, before):
+            return None
+        mask = _mask(before + length, causal, window, dtype, self.device)[before:]
+        always = self.num_shared if shared and not self.in_stream else 0
+        return torch.nn.functional.pad(mask, (always, 0)) if always else mask
 
-def _sees_all(length: int, causal: bool, window: int | None) -> bool:
-    return (not causal or length == 1) and (window is None or window >= length)
+
+def _sees_all(length: int, causal: bool, window: int | None, before: int) -> bool:
+    return (not causal or length == 1) and (window is None or window >= before + length)
 
 
 def _mask(length: int, causal: bool, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """Bottleneck adapters: a small network with a skip connection behind, or beside, the sub-layers of every layer.
 
-behind:  h' = h + s U f(D h + b_D) + b_U      h: the sub-layer's output before the model adds it to what came in
-beside:  h' = h + s U f(D x + b_D) + b_U      x: the sub-layer's input
+behind:  h' = h + s (U f(D h + b_D) + b_U)      h: the sub-layer's output before the model adds it to what came in
+beside:  h' = h + s (U f(D x + b_D) + b_U)      x: the sub-layer's input
 
 D: (width, hidden) Kaiming-uniform, U: (hidden, width) and both biases 0, so that the start is the base model.
 """
@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
         inner = x if self.norm is None else self.norm(x.float()).to(x.dtype)
         inner = nn.functional.linear(inner, self.down.to(x.dtype), self.down_bias.to(x.dtype))
         inner = _ACTIVATIONS[self.activation](inner)
-        return self.scale * nn.functional.linear(inner, self.up.to(x.dtype)) + self.up_bias.to(x.dtype)
+        return self.scale * nn.functional.linear(inner, self.up.to(x.dtype), self.up_bias.to(x.dtype))
 
 
 class Passage:

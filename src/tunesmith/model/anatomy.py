@@ -247,3 +247,20 @@ def attention_sizes(model_config: object) -> tuple[int, int, int]:
     heads = int(getattr(text, "num_attention_heads", 0))
     width = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // max(heads, 1)
     return heads, int(getattr(text, "num_key_value_heads", None) or heads), int(width)
+
+
+def writer(model: PreTrainedModel) -> nn.Module:
+    """The part that writes, or answers: the decoder of an encoder-decoder, else the backbone."""
+    return model.get_decoder() if is_encoder_decoder(model.config) else backbone(model)
+
+
+def path_of(model: nn.Module, part: nn.Module) -> str:
+    """The path of a module in the model; "" is the model."""
+    return next(path for path, module in model.named_modules() if module is part)
+
+
+def distance_bias(layer: nn.Module, num_queries: int, num_keys: int, first_query: int) -> Tensor | None:
+    """What an attention layer adds to scores by distance alone, `(1, heads, queries, keys)`; keys begin at position 0."""
+    if getattr(layer, "relative_attention_bias", None) is None:
+        return None
+    return layer.compute_bias(num_queries, num_keys, past_seen_tokens=first_query)  # pyright: ignore

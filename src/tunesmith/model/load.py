@@ -192,11 +192,12 @@ def _converted(path: Path) -> Path:
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     except (ValueError, LookupError, OSError, RuntimeError, TypeError, ImportError, struct.error) as error:
         raise ModelError(f"{path} cannot be read as GGUF: {_first_line(error)}.") from None
+    _check_complete(model, report, str(path))
     del model.config.quantization_config
     model.hf_quantizer = None  # pyright: ignore[reportAttributeAccessIssue]  # the weights are plain float32 from here on
     temporary.mkdir(parents=True)

@@ -7,6 +7,7 @@ time of a forward *and* its backward pass, so that activation checkpointing find
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +17,20 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tunesmith.kernels.attention import Rule, segment_attention
 from tunesmith.kernels.segments import Segments
-from tunesmith.model import anatomy, surgery
+from tunesmith.model import anatomy, extra_keys, surgery
 
 NAME = "tunesmith_packed"
-_active: list[Segments] = []
+
+
+@dataclass
+class _Scope:
+    rows: Segments
+    """The rows of the stream that the model is given."""
+    seen: Segments
+    """What attention sees; more than the rows where a method adds tokens of its own."""
+
+
+_active: list[_Scope] = []
 
 
 @contextlib.contextmanager
@@ -28,12 +39,22 @@ def packing(model: PreTrainedModel, segments: Segments) -> Iterator[None]:
     config = model.config
     usual = config._attn_implementation
     config._attn_implementation = NAME
-    _active.append(segments)
+    _active.append(_Scope(segments, segments))
     try:
         yield
     finally:
         _active.pop()
         config._attn_implementation = usual
+
+
+def rows() -> Segments | None:
+    """The rows of the stream that is worked on, None outside of `packing`."""
+    return _active[-1].rows if _active else None
+
+
+def see(segments: Segments) -> None:
+    """Let attention see other segments than the rows, until the scope ends."""
+    _active[-1].seen = segments
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, segments: Segments, token_types: Tensor | None = None) -> Tensor:
@@ -71,8 +92,12 @@ def _attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = Rule(causal, scale, sliding_window, softcap, dropout)
+    segments, extra = _active[-1].seen, extra_keys.of(module)
+    if extra is not None:
+        segments = segments.sharing(extra.keys.shape[1], in_stream=False)
+        key, value = (torch.cat([t.to(own.dtype)[None], own], 2) for t, own in ((extra.keys, key), (extra.values, value)))
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return segment_attention(q, k, v, _active[-1], rule)[None], None
+    return segment_attention(q, k, v, segments, rule)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)

@@ -22,7 +22,7 @@ _PATTERNS = {
     VALUES: ("v_proj", "*.value", "v_lin", "*Attention.v"),
     ATTENTION: ("o_proj", "*attn.out_proj", "out_lin", "*Attention.o", "*attn.Wo", "*attn.c_proj", "*attention.output.dense")
     + ("*attention.dense",),
-    FEED_FORWARD: ("down_proj", "fc2", "lin2", "*.wo", "*mlp.Wo", "*mlp.c_proj", "*.[0-9]*.output.dense", "dense_4h_to_h"),
+    FEED_FORWARD: ("down_proj", "fc2", "lin2", "*.wo", "*mlp.Wo", "*mlp.c_proj", "*.output.dense", "dense_4h_to_h"),
     FEED_FORWARD_IN: ("gate_proj", "gate_up_proj", "fc1", "lin1", "*.wi", "*.wi_0", "*mlp.Wi", "*.c_fc", "*intermediate.dense")
     + ("dense_h_to_4h",),
 }
@@ -92,6 +92,8 @@ def _linear_paths(model: nn.Module) -> list[str]:
 
 def _plays(path: str, role: str) -> bool:
     leaf = path.rpartition(".")[2]
+    if role == FEED_FORWARD and _plays(path, ATTENTION):  # BERT calls the ends of both sub-layers `output.dense`
+        return False
     return any(fnmatch.fnmatchcase(path if p.startswith("*") else leaf, p) for p in _PATTERNS.get(role, ()))
 
 

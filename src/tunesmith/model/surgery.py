@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, extra_keys
 
 _LEDGER = "_tunesmith_ledger"
 
@@ -39,8 +39,9 @@ def replace(model: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def add(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Register `new` as a child of the model, on its device."""
-    model.add_module(name, new.to(next(model.parameters()).device))
+    """Register `new` at dotted path `name`, as a child of a module of the model, on the model's device."""
+    parent, _, leaf = name.rpartition(".")
+    model.get_submodule(parent).add_module(leaf, new.to(next(model.parameters()).device))
     _ledger(model).append(("added", name))
 
 
@@ -55,6 +56,13 @@ def hook(model: nn.Module, path: str = "", *, before: Callable | None = None, af
         _ledger(model).append(("hooked", module.register_forward_pre_hook(before, with_kwargs=True)))
     if after:
         _ledger(model).append(("hooked", module.register_forward_hook(after, with_kwargs=True)))
+
+
+def see_extra_keys(model: nn.Module, path: str) -> None:
+    """Let the attention of the part at `path` see keys and values that `extra_keys.give` gives its layers."""
+    part = model.get_submodule(path)
+    _ledger(model).append(("attention", path, part.config._attn_implementation))  # pyright: ignore
+    part.config._attn_implementation = extra_keys.NAME  # pyright: ignore
 
 
 def num_changes(model: nn.Module) -> int:
@@ -76,9 +84,12 @@ def detach(model: nn.Module, *, down_to: int = 0) -> None:
                 old.train(model.get_submodule(path).training)
                 _put(model, path, old)
             case "added", name:
-                delattr(model, name)
+                parent, _, leaf = name.rpartition(".")
+                delattr(model.get_submodule(parent), leaf)
             case "hooked", handle:
                 handle.remove()
+            case "attention", path, usual:
+                _set_attention(model, path, usual)
 
 
 @torch.no_grad()
@@ -113,12 +124,18 @@ def without_pooler(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def detached(model: nn.Module) -> Iterator[None]:
-    """Compute as the base model for a while: every replaced module steps aside for the one it replaced.
+    """Compute as the base model for a while: replaced modules step aside for those they replaced, hooks rest.
 
     Only for methods that train no base weights.
     """
-    entries = [e for e in _ledger(model) if e[0] == "replaced"]
+    ledger = _ledger(model)
+    entries = _of(ledger, "replaced")
     tuned = [model.get_submodule(path) for _, path, _ in entries]
+    switched = [(path, usual, model.get_submodule(path).config._attn_implementation) for _, path, usual in _of(ledger, "attention")]  # pyright: ignore
+    hooks = [(handle.hooks_dict_ref(), handle.id) for _, handle in _of(ledger, "hooked")]
+    resting = [(hooks_of_module, number, hooks_of_module.pop(number)) for hooks_of_module, number in hooks]
+    for path, usual, _ in switched:
+        _set_attention(model, path, usual)
     for _, path, old in reversed(entries):
         _put(model, path, old)
     try:
@@ -126,6 +143,21 @@ def detached(model: nn.Module) -> Iterator[None]:
     finally:
         for (_, path, _), new in zip(entries, tuned, strict=True):
             _put(model, path, new)
+        for path, _, ours in switched:
+            _set_attention(model, path, ours)
+        for hooks_of_module, number, function in resting:
+            hooks_of_module[number] = function
+
+
+def _of(ledger: list[tuple], kind: str) -> list[tuple]:
+    return [entry for entry in ledger if entry[0] == kind]
+
+
+def _set_attention(model: nn.Module, path: str, name: str) -> None:
+    """Choose how the part at `path` computes attention, and forget what its layers were given to see."""
+    part = model.get_submodule(path)
+    part.config._attn_implementation = name  # pyright: ignore
+    extra_keys.take_back(part)
 
 
 def _let_learn(model: nn.Module, names: list[str], learn: bool) -> None:

@@ -52,7 +52,8 @@ def fit(chosen: FitSettings, watch: Watch) -> RunResult:
     session = prepare_session(chosen, watch)
     result = _record(session)
     with place.claim():
-        result.save(place.folder)
+        with place.disk_errors_said():
+            result.save(place.folder)
         return carry_on(session, place, result, started, resident)
 
 

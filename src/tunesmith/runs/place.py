@@ -88,9 +88,13 @@ class Place:
             try:
                 yield
             except (InputError, DiskFull):
-                if not (self.folder / log.FILE_NAME).exists():
+                if not self._was_trained():
                     self._empty(missing)
                 raise
+
+    def _was_trained(self) -> bool:
+        """Whether training has begun."""
+        return (self.folder / log.FILE_NAME).exists()
 
     def _empty(self, made: list[Path]) -> None:
         """Remove what the folder holds, and the folders that were made for it."""
@@ -116,10 +120,9 @@ class Place:
             number = error.errno if isinstance(error, OSError) else _system_error(error)
             if number not in _NO_ROOM:
                 raise
-            raise DiskFull(
-                f"No room to write to {self.folder}. Its last good checkpoint is untouched: make room, then go on with: "
-                f"tunesmith resume {self.folder}"
-            ) from error
+            go_on = f"Its last good checkpoint is untouched: make room, then go on with: tunesmith resume {self.folder}"
+            advice = go_on if self._was_trained() else "Nothing was trained yet: make room and start again."
+            raise DiskFull(f"No room to write to {self.folder}. {advice}") from error
 
 
 def _system_error(error: SafetensorError) -> int | None:

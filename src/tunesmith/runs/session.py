@@ -76,6 +76,7 @@ class Session:
             self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
         if not self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_frozen(self.model, self.dtype)
+        memory.keep_freed_memory()  # from here on: what loading held is given back
         self.watch.say(sentence)
         if reason:
             self.watch.say(f"rows are padded, not packed: {reason}")
@@ -111,7 +112,6 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         InputError: If the settings, the data or the model cannot be used.
     """
     load.quiet()
-    memory.keep_freed_memory()
     if chosen.training.threads:
         torch.set_num_threads(chosen.training.threads)
     recorder = Recorder(watch)

@@ -1,6 +1,7 @@
 """The only writer of `metrics.jsonl`: one line a step, evaluation or event."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ class MetricsLog:
         """Open the log; with `resume_from`, lines of later steps, which a crash undid, are dropped."""
         self._path = folder / FILE_NAME
         if resume_from is not None and self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_from]
+            kept = [line for line in self._path.read_text("utf-8", errors="replace").splitlines() if _step_of(line) <= resume_from]
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             temporary.replace(self._path)
@@ -24,11 +25,11 @@ class MetricsLog:
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:
         """What one optimizer step measured."""
-        self._write({"kind": "step", "step": step, **numbers})
+        self._write({"kind": "step", "step": step, **_finite(numbers)})
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """What an evaluation after `step` steps gave."""
-        self._write({"kind": "evaluation", "step": step, "metrics": dict(metrics)})
+        self._write({"kind": "evaluation", "step": step, "metrics": _finite(metrics)})
 
     def event(self, step: int, message: str) -> None:
         """Something worth knowing that happened after `step` steps."""
@@ -42,6 +43,11 @@ class MetricsLog:
 
     def _write(self, record: Mapping[str, object]) -> None:
         os.write(self._file, (json.dumps(record) + "\n").encode())
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """The numbers with None for NaN and infinities, which JSON does not have."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def _step_of(line: str) -> float:

@@ -4,6 +4,7 @@ Everything that happens at a step depends on the seed and the step alone, so a r
 exactly as if nothing had happened.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -209,7 +210,7 @@ class Loop:
         state = self.state
         evaluation = self.keeper.evaluate()
         self.log.evaluation(state.step, evaluation.metrics)
-        rank = list(evaluation.rank)
+        rank = [number if math.isfinite(number) else math.inf for number in evaluation.rank]  # nothing compares with NaN
         improved = state.best_rank is None or rank < state.best_rank
         if improved:
             state.best_rank, state.best_step = rank, state.step

@@ -101,9 +101,8 @@ class FlatAdamW:
         """Take over what `state` gave, weights included."""
         for index, group in enumerate(self._groups):
             group.values.copy_(tensors[f"{index}.values"])
-            names = ("step", "exp_avg", "exp_avg_sq")
-            if f"{index}.step" in tensors:
-                self._adamw.state[group.values] = {name: tensors[f"{index}.{name}"].clone() for name in names}
+            names = ("step", "exp_avg", "exp_avg_sq") if f"{index}.step" in tensors else ()  # none before the first step
+            self._adamw.state[group.values] = {name: tensors[f"{index}.{name}"].clone() for name in names}
             for parameter, master, _ in group.low_precision:
                 parameter.data.copy_(master)
         self.forget()

@@ -1,0 +1,103 @@
+"""Keys and values that an attention layer sees before those of its input, and that belong to no token.
+
+They are given to a layer for its next calls, through transformers' attention interface, so that no model code and no cache
+is touched: they reach packed streams, padded rows, cached decoding and recomputed activations alike, in decoders and encoders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "tunesmith_extra_keys"
+"""What a model's attention must be set to for padded rows to see them; packed streams always do."""
+
+
+@dataclass(frozen=True)
+class ExtraKeys:
+    """What one attention layer sees first."""
+
+    keys: Tensor
+    """(key heads, extra, width)"""
+    values: Tensor
+    """(key heads, extra, width)"""
+    bias: Tensor | None = None
+    """(1, heads, queries, extra) to add to the scores, where the model has biases for distances."""
+
+
+_given: WeakKeyDictionary[nn.Module, ExtraKeys] = WeakKeyDictionary()
+_recordings: list[list[tuple[nn.Module, Tensor, Tensor]]] = []
+
+
+def give(layer: nn.Module, extra: ExtraKeys) -> None:
+    """Let an attention layer see `extra` from now on; a copy of the layer sees nothing."""
+    _given[layer] = extra
+
+
+def take_back(model: nn.Module) -> None:
+    """Let no layer of the model see anything extra."""
+    for module in model.modules():
+        _given.pop(module, None)
+
+
+def of(layer: nn.Module) -> ExtraKeys | None:
+    """What an attention layer was given."""
+    return _given.get(layer)
+
+
+@contextlib.contextmanager
+def recording(config: PreTrainedConfig) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
+    """Collect (layer, keys, values), each tensor `(rows, key heads, tokens, width)`, of every attention that is computed."""
+    usual, found = config._attn_implementation, []
+    config._attn_implementation = NAME
+    _recordings.append(found)
+    try:
+        yield found
+    finally:
+        _recordings.pop()
+        config._attn_implementation = usual
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Transformers' attention interface over padded rows; `query` is `(rows, heads, tokens, width)`."""
+    if settings.get("s_aux") is not None or settings.get("softcap") is not None:
+        raise NotImplementedError("attention with sinks or a soft cap cannot see extra keys in padded rows")
+    if _recordings:
+        _recordings[-1].append((module, key, value))
+    extra = of(module)
+    bias = settings.pop("position_bias", None)
+    if extra is not None:
+        num_extra = extra.keys.shape[1]
+        key, value = (
+            torch.cat([t.to(own.dtype).expand(len(own), -1, -1, -1), own], 2)
+            for t, own in ((extra.keys, key), (extra.values, value))
+        )
+        if attention_mask is not None:
+            attention_mask = nn.functional.pad(attention_mask, (num_extra, 0), value=attention_mask.dtype == torch.bool)
+        if bias is not None:
+            shape = (*bias.shape[:3], num_extra)
+            bias = torch.cat([bias.new_zeros(shape) if extra.bias is None else extra.bias.to(bias.dtype), bias], 3)
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, position_bias=bias, **{**settings, "is_causal": False}
+    )
+
+
+def _mask(*shape: Any, **settings: Any) -> Tensor | None:
+    """A mask wherever a token may not look at all others, since causality cannot be left to a kernel that knows no extra keys."""
+    return sdpa_mask(*shape, **{**settings, "allow_is_causal_skip": False})
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)

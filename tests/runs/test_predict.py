@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import run_data
+from tunesmith.errors import InputError, RunError
+from tunesmith.runs import predict
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_classifier_gives_label_names(finished, bench, method):
+    rows = [line.rsplit(",", 1) for line in bench.reviews.read_text().splitlines()[1:]]
+    predicted = finished("reviews", method).predict([text for text, _ in rows])
+    assert set(predicted) <= {"bad", "fair", "good"}
+    assert len(predicted) == len(rows)
+    assert len(set(predicted)) > 1, "a model that says one thing to everything would pass any test"
+
+
+def test_the_order_of_the_texts_is_kept(finished):
+    texts = [("word " * n).strip() for n in (9, 1, 5, 2)] + ["a bad one", "a good one"]
+    run = finished("reviews")
+    assert run.predict(texts) == [run.predict([text])[0] for text in texts]
+
+
+def test_predictions_are_those_of_the_saved_model(finished):
+    """A full fine-tune is an ordinary transformers folder: the library alone gives the same labels."""
+    run = finished("reviews", "full")
+    folder = run.folder / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["a bad day", "a fair trade", "a good book", "the river"]
+    with torch.no_grad():
+        ids = [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts]
+    assert run.predict(texts) == [model.config.id2label[index] for index in ids]
+
+
+def test_pairs(finished):
+    run = finished("pairs")
+    assert set(run.predict([("red stone", "red stone"), ("red stone", "winter house")])) <= {"same", "other"}
+    with pytest.raises(InputError, match="tuned on pairs of texts"):
+        run.predict(["red stone"])
+    with pytest.raises(InputError, match="A pair is two texts, found 3"):
+        run.predict([("a", "b", "c")])
+    with pytest.raises(InputError, match="tuned on single texts"):
+        finished("reviews").predict([("a", "b")])
+
+
+def test_nothing_asked(finished):
+    assert finished("reviews").predict([]) == []
+
+
+def test_a_writer_answers(finished):
+    answers = finished("chats").predict(["red green"], max_new_tokens=4)
+    assert len(answers) == 1
+    assert isinstance(finished("documents").predict(["red green"], max_new_tokens=4)[0], str)
+
+
+def test_only_a_chat_model_chats(finished):
+    with pytest.raises(InputError, match="tuned for 'text', not for chat"):
+        finished("documents").chat("hello")
+
+
+def test_chat_is_what_predict_says(finished):
+    run = finished("chats")
+    said = run.chat("red green", max_new_tokens=4)
+    assert run.predict(["red green"], max_new_tokens=4)[0].removesuffix(" …") == said
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_an_unfinished_run_has_no_model(finished, tmp_path, status):
+    run = finished("reviews")
+    dataclasses.replace(run.result, status=status).save(tmp_path)
+    with pytest.raises(RunError, match=f"is {status}, so it has no tuned model yet.*tunesmith resume"):
+        predict.load(tmp_path)
+
+
+def test_another_base_model_is_refused(finished, tmp_path):
+    """An adapter on the wrong weights would answer, wrongly."""
+    run = finished("reviews")
+    base = run_data.save_model(tmp_path / "base")
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    record = json.loads((folder / "run.json").read_text())
+    record["model"]["name"] = str(base)
+    (folder / "run.json").write_text(json.dumps(record))
+    texts = ["a bad day", "the river"]
+    assert predict.load(folder).predict(texts) == run.predict(texts)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
+    with pytest.raises(RunError, match="is not the one that .* was tuned on"):
+        predict.load(folder)

@@ -1,0 +1,44 @@
+"""What the process holds, and the most it held."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from tunesmith.training import memory
+
+SIZE = 64 * 2**20
+
+
+def test_a_large_tensor_is_seen():
+    before = memory.resident_bytes()
+    tensor = torch.ones(SIZE // 4)
+    held = memory.resident_bytes()
+    assert 0.9 * SIZE < held - before < 1.5 * SIZE
+    assert memory.peak_bytes() >= 0.99 * held  # two readings of the kernel's counters
+    del tensor
+
+
+def test_the_peak_does_not_fall():
+    tensor = torch.ones(SIZE // 4)
+    peak = memory.peak_bytes()
+    del tensor
+    assert memory.peak_bytes() >= 0.99 * peak
+    assert 2**24 < peak < 2**40
+
+
+def test_without_a_status_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    usual = memory.peak_bytes()
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "none")
+    assert memory.peak_bytes() == pytest.approx(usual, rel=0.1)
+    assert memory.resident_bytes() == memory.peak_bytes()
+
+
+def test_the_allocator_is_left_alone_where_it_is_another(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert memory.keep_freed_memory() is False

@@ -1,0 +1,225 @@
+"""One optimizer step: the same gradients however rows are cut into passes, and no bad number ever reaches a weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tiny_models
+import tiny_runs
+from tunesmith.data.pack import pack
+from tunesmith.data.table import IGNORED, TokenTable
+from tunesmith.methods.full import Full
+from tunesmith.methods.lora import LoRA
+from tunesmith.model.batch import Batch
+from tunesmith.model.forward import Forward, PackedForward, PaddedForward
+from tunesmith.strategy import Strategy
+from tunesmith.training.optimizer import FlatAdamW
+from tunesmith.training.step import Update, accumulate, take_step
+
+
+def _cut(table: TokenTable, rows_per_pass: int) -> list[Batch]:
+    return [pack(table, np.arange(i, i + rows_per_pass)) for i in range(0, len(table), rows_per_pass)]
+
+
+def _accumulated(forward: Forward, optimizer: FlatAdamW, batches: list[Batch]) -> tuple[float, Tensor]:
+    loss = accumulate(forward, batches, optimizer, [0] * len(batches))
+    gradients = torch.cat([group.gradients for group in optimizer._groups]).clone()
+    optimizer.forget()
+    return loss, gradients
+
+
+def _assert_same(one: tuple[float, Tensor], other: tuple[float, Tensor], tolerance: float = 1e-6) -> None:
+    assert one[0] == pytest.approx(other[0], rel=tolerance)
+    assert (one[1] - other[1]).norm() <= tolerance * other[1].norm()
+
+
+CASES = [("llama", "causal"), ("gpt2", "causal"), ("bert", "classification"), ("llama", "classification")]
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize("kind", [PackedForward, PaddedForward])
+def test_rows_times_passes(name: str, task: tiny_models.Task, method: Full | LoRA, kind: type[Forward]):
+    table = tiny_runs.language_table() if task == "causal" else tiny_runs.class_table()
+    forward, optimizer = tiny_runs.attached(method, name, task, kind=kind)
+    assert len({batch.num_targets for batch in _cut(table, 1)}) > 1 or task == "classification", "unlike numbers of targets"
+    whole = _accumulated(forward, optimizer, _cut(table, 8))
+    assert whole[1].abs().max() > 0
+    for rows_per_pass in (4, 2, 1):
+        _assert_same(_accumulated(forward, optimizer, _cut(table, rows_per_pass)), whole)
+
+
+def test_the_loss_is_the_mean_over_targets():
+    table = tiny_runs.language_table()
+    forward, optimizer = tiny_runs.attached(Full())
+    each = torch.cat([forward.target_losses(batch) for batch in _cut(table, 1)])
+    result = take_step(forward, _cut(table, 2), optimizer, Update(0.0, 1.0, [0] * 4))
+    assert result.loss == pytest.approx(each.mean().item(), rel=1e-6)
+    assert result.num_targets == len(each) == table.num_labelled
+    assert result.num_tokens == table.num_tokens
+    assert result.is_finite
+
+
+def test_rows_without_targets_count_for_nothing():
+    table = tiny_runs.language_table()
+    first = pack(table, np.arange(4))
+    empty = pack(TokenTable(table.input_ids, np.full_like(table.labels, IGNORED), table.offsets), np.arange(4))
+    forward, optimizer = tiny_runs.attached(Full())
+    alone = _accumulated(forward, optimizer, [first])
+    both = _accumulated(forward, optimizer, [empty, first])
+    assert alone[0] == both[0]
+    assert torch.equal(alone[1], both[1])
+
+
+def test_dropout_follows_the_seed_of_each_pass():
+    table = tiny_runs.language_table()
+    forward, optimizer = tiny_runs.attached(LoRA(rank=2, dropout=0.5))
+    forward.model.train()
+    batches = _cut(table, 4)
+
+    def gradients(seeds: list[int]) -> Tensor:
+        accumulate(forward, batches, optimizer, seeds)
+        found = torch.cat([group.gradients for group in optimizer._groups]).clone()
+        optimizer.forget()
+        return found
+
+    torch.manual_seed(5)
+    first = gradients([1, 2])
+    torch.manual_seed(6)
+    assert torch.equal(gradients([1, 2]), first)
+    assert not torch.equal(gradients([1, 3]), first)
+
+
+def test_a_long_gradient_is_clipped_and_a_short_one_is_not():
+    table = tiny_runs.language_table()
+    moments = []
+    for clip in (1e9, 1e-3):
+        forward, optimizer = tiny_runs.attached(Full())
+        result = take_step(forward, _cut(table, 8), optimizer, Update(0.01, clip, [0]))
+        assert result.gradient_norm > 1e-3, "the norm told is that before clipping"
+        state = optimizer.state()
+        lengths = [state[f"{i}.exp_avg"].norm().item() / 0.1 for i in range(len(optimizer._groups))]
+        moments.append(sum(length**2 for length in lengths) ** 0.5)
+    assert moments[0] == pytest.approx(result.gradient_norm, rel=1e-5)
+    assert moments[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+# --- bad numbers -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bad(PackedForward):
+    """A model whose loss is not finite."""
+
+    factor: float = float("nan")
+
+    def loss(self, batch: Batch) -> Tensor:
+        return super().loss(batch) * self.factor
+
+
+def _state(forward: Forward, optimizer: FlatAdamW) -> dict[str, Tensor]:
+    return {**tiny_runs.weights(forward.model), **{n: t.clone() for n, t in optimizer.state().items()}}
+
+
+UPDATE = Update(0.01, 1.0, [0, 0])
+
+
+@pytest.mark.parametrize("method", [Full(), LoRA(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_changes_nothing(method: Full | LoRA, factor: float):
+    batches = _cut(tiny_runs.language_table(), 4)
+    forward, optimizer = tiny_runs.attached(method)
+    take_step(forward, batches, optimizer, UPDATE)  # so that there are moments to spoil
+    before = _state(forward, optimizer)
+    result = take_step(Bad(forward.model, factor=factor), batches, optimizer, UPDATE)
+    assert not result.is_finite
+    assert tiny_runs.same(_state(forward, optimizer), before)
+    _goes_on_as_if_nothing_had_happened(forward, optimizer, method, batches)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, stored: torch.dtype):
+    batches = _cut(tiny_runs.language_table(), 4)
+    model = tiny_models.build("llama")
+    names = {n: stored for n, _ in model.named_parameters()}
+    optimizer = FlatAdamW(model.named_parameters(), 0.01, names)
+    forward = PackedForward(model)
+    take_step(forward, batches, optimizer, UPDATE)
+    before = _state(forward, optimizer)
+    weight = model.get_parameter("model.layers.1.mlp.up_proj.weight")
+    handle = weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([3]), bad))
+    result = take_step(forward, batches, optimizer, UPDATE)
+    handle.remove()
+    assert np.isfinite(result.loss)
+    assert not np.isfinite(result.gradient_norm)
+    assert tiny_runs.same(_state(forward, optimizer), before)
+    assert optimizer.gradient_norm() == 0.0, "nothing is left over for the next step"
+    assert weight.grad is None or weight.grad.abs().max() == 0
+
+
+def _goes_on_as_if_nothing_had_happened(
+    forward: Forward, optimizer: FlatAdamW, method: Full | LoRA, batches: list[Batch]
+) -> None:
+    take_step(forward, batches, optimizer, UPDATE)
+    other, other_optimizer = tiny_runs.attached(method)
+    for _ in range(2):
+        take_step(other, batches, other_optimizer, UPDATE)
+    assert tiny_runs.same(_state(forward, optimizer), _state(other, other_optimizer))
+
+
+# --- strategies ------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Shrink(Strategy):
+    """Pulls trained weights towards zero."""
+
+    name = "shrink"
+    paper = "none"
+    calls: int = 0
+
+    def loss(self, model: nn.Module) -> Tensor | None:
+        if not self.strength:
+            return None
+        return self.strength * torch.stack([(p.float() ** 2).sum() for p in model.parameters() if p.requires_grad]).sum()
+
+    def after_step(self, model: nn.Module) -> None:
+        self.calls += 1
+
+
+def test_a_strategys_penalty_is_added_once_however_many_passes():
+    table = tiny_runs.language_table()
+    moments = []
+    for rows_per_pass in (8, 1):
+        forward, optimizer = tiny_runs.attached(Full())
+        batches = _cut(table, rows_per_pass)
+        take_step(forward, batches, optimizer, Update(0.01, 1e9, [0] * len(batches)), [Shrink(strength=0.1)])
+        moments.append(optimizer.state()["0.exp_avg"])
+    torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-7)
+    forward, optimizer = tiny_runs.attached(Full())
+    take_step(forward, _cut(table, 8), optimizer, Update(0.01, 1e9, [0]))
+    assert not torch.allclose(moments[0], optimizer.state()["0.exp_avg"], rtol=1e-3)
+
+
+def test_strength_zero_is_bitwise_none():
+    results = []
+    for strategies in ([], [Shrink(strength=0.0)]):
+        forward, optimizer = tiny_runs.attached(LoRA(rank=2))
+        take_step(forward, _cut(tiny_runs.language_table(), 4), optimizer, UPDATE, strategies)
+        results.append(_state(forward, optimizer))
+    assert tiny_runs.same(*results)
+
+
+@pytest.mark.parametrize(("strength", "calls"), [(1.0, 1), (float("nan"), 0)])
+def test_a_strategy_sees_good_steps_only(strength: float, calls: int):
+    forward, optimizer = tiny_runs.attached(LoRA(rank=2))
+    before, strategy = tiny_runs.weights(forward.model), Shrink(strength=strength)
+    result = take_step(forward, _cut(tiny_runs.language_table(), 4), optimizer, UPDATE, [strategy])
+    assert (strategy.calls, result.is_finite) == (calls, bool(calls))
+    assert tiny_runs.same(tiny_runs.weights(forward.model), before) == (not calls)
