@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ def one_by_one(model: PreTrainedModel, batch: Batch) -> Answer:
     loss, logits = torch.zeros(()), []
     starts = torch.tensor([0, *batch.lengths]).cumsum(0).tolist()
     target_starts = torch.tensor([0, *(batch.decoder_lengths or [])]).cumsum(0).tolist()
-    for row, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for row, (start, stop) in enumerate(pairwise(starts)):
         inputs = {"input_ids": batch.input_ids[None, start:stop]}
         if batch.token_types is not None:
             inputs["token_type_ids"] = batch.token_types[None, start:stop]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from tunesmith import settings
 from tunesmith.data.examples import Message, Role
-from tunesmith.errors import InputError
+from tunesmith.errors import InputError, SettingsError
 from tunesmith.method import Method
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.usage import REPORT
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tunesmith.runs.predict import Predictor
 
 TUNED = "tuned model"
+_OWN = ("model", "task", "method", "out")
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -124,8 +125,8 @@ def fit(
     max_time: float | str | None = None,
     rows_per_step: int | None = None,
     learning_rate: float | None = None,
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
-    seed: int = 0,
+    precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    seed: int | None = None,
     more: Mapping[str, object] | None = None,
     watch: Watch | None = None,
 ) -> Run:
@@ -145,8 +146,8 @@ def fit(
         max_time: Stop training after this time: seconds, or a text such as '10m'.
         rows_per_step: Rows that one optimizer step learns from.
         learning_rate: Peak learning rate.
-        precision: Number format of the frozen weights; 'auto' takes what is measured to be faster here.
-        seed: The same seed gives the same run.
+        precision: Number format of the frozen weights; by default what is measured to be faster here.
+        seed: The same seed gives the same run; 0 by default.
         more: Any other setting of the [data] and [training] tables, by name: `{"patience": 0, "label_column": "y"}`.
         watch: Told what happens; by default Python's logger 'tunesmith' is.
 
@@ -167,10 +168,14 @@ def fit(
         "precision": precision,
         "seed": seed,
     }
-    tree = _tree({**given, **(more or {})})
-    tree |= {"model": str(model), "task": task, "method": _method_tree(method), "out": None if out is None else str(out)}
-    chosen = layers.resolve({k: v for k, v in tree.items() if v is not None}, config=None, preset=None)
-    chosen = chosen if chosen.out else dataclasses.replace(chosen, out=naming.new_run(chosen))
+    tree: settings.Tree = {"model": str(model), "method": _method_tree(method), **_tables(given, more or {})}
+    tree |= {} if task == "auto" else {"task": task}
+    chosen = layers.resolve(tree, config=None, preset=None)
+    if not chosen.data.data or not chosen.model:
+        raise SettingsError(
+            f"No {'model' if chosen.data.data else 'data'} was given: fit('reviews.csv', model='starter:minilm')."
+        )
+    chosen = dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
     return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged()))
 
 
@@ -188,14 +193,19 @@ def _texts(data: Paths) -> list[str]:
     return [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
 
 
-def _tree(given: Mapping[str, object]) -> settings.Tree:
-    """Settings by name, each in the table that it belongs to; one that belongs to none stays on top and is refused there."""
+def _tables(given: Mapping[str, object], more: Mapping[str, object]) -> settings.Tree:
+    """Settings by name, each in its table; one that belongs to none stays on top, where it is refused with the nearest name.
+
+    Raises:
+        SettingsError: If `more` holds what has an argument of its own.
+    """
+    if own := [name for name in more if name in given or name in _OWN]:
+        raise SettingsError(f"`{own[0]}` is an argument of its own: fit(..., {own[0]}=...), not a key of `more`.")
     tables = {"data": DataSettings, "training": TrainingSettings}
     homes = {field.name: table for table, layout in tables.items() for field in dataclasses.fields(layout)}
-    tree: settings.Tree = {
-        table: {n: v for n, v in given.items() if homes.get(n) == table and v is not None} for table in tables
-    }
-    return tree | {name: value for name, value in given.items() if name not in homes}
+    known = {name: value for name, value in {**given, **more}.items() if value is not None}
+    tree: settings.Tree = {table: {n: v for n, v in known.items() if homes.get(n) == table} for table in tables}
+    return {**{name: value for name, value in known.items() if name not in homes}, **tree}
 
 
 def _method_tree(method: Method | str) -> settings.Tree:

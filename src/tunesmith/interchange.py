@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, RunError
 from tunesmith.model import anatomy, low_rank
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 PREFIX = "base_model.model."
 """What PEFT puts before the path of a module of the base model."""
+PROMPT_PREFIX = "base_model."
+"""The same where PEFT changes the inputs of the base model and no module of it."""
+
+
+class NotInPeftFormat(RunError):
+    """PEFT's files cannot hold what was trained; it is saved in tunesmith's own."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class PeftFormat(ABC):
     """The `peft_type` in `adapter_config.json`."""
     peft_marks: ClassVar[Mapping[str, object]] = {}
     """Keys that tell this method from others of the same type, with the values that say so."""
+    peft_prefix: ClassVar[str] = PREFIX
+    """What stands before the names of heads."""
     peft_keys: ClassVar[frozenset[str]]
     """Keys that `from_peft` honours. Any other key that is switched on is refused by name before it is called."""
     peft_ignored: ClassVar[frozenset[str]] = frozenset()
@@ -50,7 +58,11 @@ class PeftFormat(ABC):
 
     @abstractmethod
     def to_peft(self, model: nn.Module, trained: Mapping[str, Tensor]) -> PeftParts:
-        """The trained tensors (by their names in the model) under PEFT's names, and what is left over as heads."""
+        """The trained tensors (by their names in the model) under PEFT's names, and what is left over as heads.
+
+        Raises:
+            NotInPeftFormat: If there is no way to write them that PEFT would read as the same function.
+        """
 
     @classmethod
     @abstractmethod
@@ -150,3 +162,35 @@ def low_rank_settings(config: Mapping[str, object], tensors: Mapping[str, Tensor
         "dropout": config.get("lora_dropout", 0.0),
         "targets": [anatomy.ALL_LINEAR] if paths == everything else paths,
     }
+
+
+PROMPT_IGNORED = frozenset({"num_attention_heads", "num_layers"})
+_PROMPT = "prompt_embeddings"
+
+
+def prompt_parts(model: nn.Module, vectors: Tensor, heads: Mapping[str, Tensor]) -> PeftParts:
+    """Virtual tokens `(tokens, width)` in PEFT's files."""
+    config: dict[str, object] = {
+        "num_virtual_tokens": len(vectors),
+        "token_dim": vectors.shape[1],
+        "num_transformer_submodules": 1,
+        "num_attention_heads": anatomy.attention_sizes(model.config)[0],  # pyright: ignore
+        "num_layers": anatomy.num_layers(model.config),  # pyright: ignore
+    }
+    return PeftParts(config, {_PROMPT: vectors}, dict(heads))
+
+
+def prompt_vectors(config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Tensor:
+    """The virtual tokens of a saved adapter, `(tokens, width)`.
+
+    Raises:
+        ModelError: If the file holds anything else, or less than the configuration says.
+    """
+    if surplus := sorted(tensors.keys() - {_PROMPT}):
+        raise ModelError(f"The adapter has the tensor {ascii(surplus[0])[:120]}, which is no part of a saved prompt.")
+    vectors, count = tensors.get(_PROMPT), config.get("num_virtual_tokens")
+    if vectors is None or vectors.ndim != 2 or not isinstance(count, int) or not 1 <= count <= len(vectors):
+        found = "none" if vectors is None else tuple(vectors.shape)
+        raise ModelError(f"The adapter says that it has {count!r} virtual tokens; its {_PROMPT!r} has the shape {found}.")
+    # With an encoder-decoder PEFT saves a second half, for the decoder, which it never uses.
+    return vectors[:count].clone()

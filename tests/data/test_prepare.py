@@ -23,10 +23,9 @@ def write(path: Path, rows: list[dict[str, object]]) -> str:
 
 
 def run(*paths: str, kind: str = "chat", task: str = "auto", known_labels: tuple[str, ...] = (), **settings) -> PreparedData:
-    return prepare(
-        DataSettings(data=paths, **settings), tiny_tokenizer.build(kind), task=task, model_max_length=512,  # type: ignore[arg-type]
-        is_encoder=kind == "encoder", known_labels=known_labels,
-    )  # fmt: skip
+    tokenizer, reads_only = tiny_tokenizer.build(kind), kind == "encoder"  # type: ignore[arg-type]
+    data = DataSettings(data=paths, **settings)
+    return prepare(data, tokenizer, task=task, model_max_length=512, is_encoder=reads_only, known_labels=known_labels)
 
 
 def instructions(count: int) -> list[dict[str, object]]:
@@ -143,7 +142,7 @@ def test_evaluation_of_other_files(tmp_path):
     path = write(tmp_path / "b.jsonl", [*reviews(20), {"text": "", "label": "good"}])
     tokenizer = tiny_tokenizer.build("encoder")
     part = prepare_for_evaluation(
-        [path], tokenizer, like=DataSettings(), task="classification", labels=("bad", "good"), max_length=64
+        [path], tokenizer, like=DataSettings(max_rows=3), task="classification", labels=("bad", "good"), max_length=64
     )
     assert len(part) == 20
     assert part.tokens.labels.tolist() == [0, 1] * 10
@@ -155,27 +154,31 @@ def test_evaluation_of_other_files(tmp_path):
         )
 
 
+def with_answers(answer: str, count: int = 20) -> list[dict[str, object]]:
+    return [{**row, "output": answer} for row in instructions(count)]
+
+
 REFUSED = {
-    "all answers empty": (lambda: [{**row, "output": ""} for row in instructions(20)], {}, ["No row of a.jsonl", "rows 1, 2 ... empty answer"]),
-    "most answers empty": (lambda: [{**row, "output": ""} for row in instructions(20)] + instructions(9), {}, ["Only 9 of 29 rows", "empty answer"]),
-    "one class": (lambda: [{"text": text, "label": "x"} for text in TEXTS], {}, ["All 200 rows have the label 'x' in `label`"]),
-    "a class per row": (lambda: [{"text": text, "label": text[:9]} for text in TEXTS], {}, ["`label` holds", "too many for classes"]),
-    "answers cut off": (lambda: [{**row, "output": "y" * 600} for row in instructions(20)], {}, ["20 of 20 answers", "(100%)", "--max-length"]),
-    "too few rows": (lambda: instructions(2), {}, ["2 usable rows", "--eval"]),
-    "maximum length beyond the model": (lambda: instructions(20), {"max_length": 513}, ["--max-length 513", "512 tokens"]),
-    "everything held out": (lambda: instructions(20), {"validation_share": 0.6, "test_share": 0.5}, ["hold out 110%"]),
-    "unknown column": (lambda: instructions(20), {"answer_column": "outptu"}, ["no column 'outptu'", "Did you mean 'output'"]),
-    "unknown shape": (lambda: instructions(20), {"shape": "mesages"}, ["Did you mean 'messages'"]),
-    "unknown label": (lambda: reviews(20), {"known_labels": ("god", "bad")}, ["label 'good' in rows 2, 4, 6", "Did you mean 'god'"]),
-    "chat for a model that only reads": (lambda: instructions(20), {"kind": "encoder"}, ["reads text and cannot write", "--label-column"]),
-}  # fmt: skip
+    "all answers empty": (with_answers(""), {}, ["No row of a.jsonl", "rows 1, 2 ... empty answer"]),
+    "most answers empty": ([*with_answers(""), *instructions(9)], {}, ["Only 9 of 29 rows", "empty answer"]),
+    "one class": ([{"text": text, "label": "x"} for text in TEXTS], {}, ["All 200 rows have the label 'x' in `label`"]),
+    "a class per row": ([{"text": text, "label": text[:9]} for text in TEXTS], {}, ["`label` holds", "too many for classes"]),
+    "answers cut off": (with_answers("y" * 600), {}, ["20 of 20 answers", "(100%)", "--max-length"]),
+    "too few rows": (instructions(2), {}, ["2 usable rows", "--eval"]),
+    "longer than the model takes": (instructions(20), {"max_length": 513}, ["--max-length 513", "512 tokens"]),
+    "everything held out": (instructions(20), {"validation_share": 0.6, "test_share": 0.5}, ["hold out 110%"]),
+    "unknown column": (instructions(20), {"answer_column": "outptu"}, ["no column 'outptu'", "Did you mean 'output'"]),
+    "unknown shape": (instructions(20), {"shape": "mesages"}, ["Did you mean 'messages'"]),
+    "unknown label": (reviews(20), {"known_labels": ("god", "bad")}, ["'good' in rows 2, 4, 6", "Did you mean 'god'"]),
+    "a model that only reads": (instructions(20), {"kind": "encoder"}, ["reads text and cannot write", "--label-column"]),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(tmp_path, name):
     rows, settings, words = REFUSED[name]
     with pytest.raises(InputError) as caught:
-        run(write(tmp_path / "a.jsonl", rows()), **settings)
+        run(write(tmp_path / "a.jsonl", rows), **settings)
     assert caught.value.exit_code == 2
     for word in words:
         assert word in str(caught.value), str(caught.value)

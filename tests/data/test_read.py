@@ -169,7 +169,7 @@ def test_few_broken_lines_are_skipped_and_numbered(tmp_path):
         ("a.csv", b"text,text\na,b\n", ["column 'text' more than once"]),
         ("a.csv", b"text\n" + b'"' + b"x\n" * 6000, ["quote"]),
         ("a.csv", b"a\rb\rc", ["line"]),
-        ("a.csv", ",".join(f"c{i}" for i in range(1500)).encode() + b"\n" + b",".join([b"x"] * 1500) + b"\n", ["1,000 columns"]),
+        ("a.csv", ",".join(f"c{i}" for i in range(1500)).encode() + b"\n" + b"," * 1499 + b"\n", ["1,000 columns"]),
         ("a.jsonl", json.dumps({f"c{i}": 1 for i in range(1500)}).encode(), ["1,000 columns"]),
         ("a.txt", b"good\nbad \xff\n", ["line 2", "not valid UTF-8"]),
         ("a.txt", bytes(range(256)) * 4, ["binary"]),

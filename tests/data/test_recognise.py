@@ -28,7 +28,7 @@ CASES = [
     ({"id": 1, "conversations": FROM}, "conversations", "chat", chat("q", "a")),
     ({"instruction": "i", "input": "x", "output": "o"}, "instruction/input/output", "chat", chat("i\n\nx", "o")),
     ({"instruction": "i", "input": "", "output": "o"}, "instruction/input/output", "chat", chat("i", "o")),
-    ({"instruction": "i", "context": None, "response": "o", "category": "c"}, "instruction/input/output", "chat", chat("i", "o")),
+    ({"instruction": "i", "context": None, "response": "o", "topic": "c"}, "instruction/input/output", "chat", chat("i", "o")),
     ({"instruction": "i", "output": "o"}, "prompt/completion", "chat", chat("i", "o")),
     ({"prompt": "p", "completion": "c"}, "prompt/completion", "chat", chat("p", "c")),
     ({"prompt": ROLE[:1], "completion": ROLE[1:]}, "prompt/completion", "chat", chat("q", "a")),
@@ -84,8 +84,13 @@ def test_task_chooses_among_shapes(row, task, example):
         ({"a": "t", "b": 3}, ColumnChoice(text="a", label="b"), "text+label", Labelled("t", "3")),
         ({"a": "t", "b": 3, "c": "u"}, ColumnChoice(text="a", label="b", pair="c"), "text pair+label", Labelled("t", "3", "u")),
         ({"x": "p", "y": "a"}, ColumnChoice(prompt="x", answer="y"), "prompt/completion", chat("p", "a")),
-        ({"instruction": "i", "input": "n", "output": "o", "better": "b"}, ColumnChoice(answer="better"), "instruction/input/output", chat("i\n\nn", "b")),
-        ({"question": "q", "context": "c", "answer": "a"}, ColumnChoice(prompt="question"), "prompt/completion", chat("q", "a")),
+        (
+            {"instruction": "i", "input": "n", "output": "o", "better": "b"},
+            ColumnChoice(answer="better"),
+            "instruction/input/output",
+            chat("i\n\nn", "b"),
+        ),
+        ({"query": "q", "context": "c", "answer": "a"}, ColumnChoice(prompt="query"), "prompt/completion", chat("q", "a")),
         ({"body": "t", "title": "x"}, ColumnChoice(text="title"), "text", Text("x")),
         ({"text": "t", "label": "wrong", "gold": "right"}, ColumnChoice(label="gold"), "text+label", Labelled("t", "right")),
     ],
@@ -188,9 +193,16 @@ def test_turns_behind_the_last_answer_are_left_away_and_parts_joined():
     assert convert(raw, recognise(raw)).examples == [chat("q2", "a")]
 
 
-@pytest.mark.parametrize(
-    ("label", "reason"), [(None, "no label"), ("", "empty label"), (0.5, "the fraction 0.5"), ([1], "a list, not a class"), (float("nan"), "fraction nan")]
-)  # fmt: skip
+BAD_LABELS = [
+    (None, "no label"),
+    ("", "empty label"),
+    (0.5, "fraction 0.5"),
+    ([1], "a list, not a class"),
+    (float("nan"), "nan"),
+]
+
+
+@pytest.mark.parametrize(("label", "reason"), BAD_LABELS)
 def test_bad_labels(label, reason):
     raw = table({"text": "t", "label": 1}, {"text": "t", "label": label})
     assert reason in convert(raw, recognise(raw)).skipped[0].reason

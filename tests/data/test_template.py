@@ -102,8 +102,7 @@ def test_dates_do_not_change_from_day_to_day():
 
 
 def test_what_transformers_offers_is_there():
-    assert render("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m | tojson }}{% endfor %}{{ bos_token }}", bos_token="<s>") == (
-        '{"role": "user", "content": "hi"}<s>'
-    )  # fmt: skip
+    source = "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m | tojson }}{% endfor %}{{ bos_token }}"
+    assert render(source, bos_token="<s>") == '{"role": "user", "content": "hi"}<s>'
     assert render("{% generation %}{{ messages[1].content }}{% endgeneration %}") == "yes ☃"
     assert render("{% if tools %}x{% endif %}{% if not documents %}y{% endif %}") == "y"

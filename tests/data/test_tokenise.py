@@ -31,6 +31,14 @@ def test_pairs_are_what_the_tokenizer_does():
     assert result.num_cut == 1
 
 
+def test_texts_and_pairs_together():
+    tokenizer = tiny_tokenizer.build("encoder")
+    examples = [Labelled("a", "x"), Labelled("b", "x", "c")]
+    result = tokenise(examples, tokenizer, task="classification", max_length=20, labels=("x",))
+    rows = [tokenizer("a").input_ids, tokenizer("b", "c").input_ids]
+    assert [result.table.row(i)[0].tolist() for i in range(2)] == rows
+
+
 def test_own_settings_of_the_tokenizer_file_are_not_taken_over():
     """MiniLM's file says to cut at 128 and to pad; neither may happen to the data, nor the tokenizer be changed."""
     tokenizer = tiny_tokenizer.build("encoder")

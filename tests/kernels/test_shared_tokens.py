@@ -75,7 +75,9 @@ def test_forward_and_gradients(lengths: list[int], num_shared: int, rule: Rule, 
     inputs = _inputs(segments, *heads)
     expected = _with_gradients(_row_by_row, inputs, segments, rule)
     for compute in (segment_attention, plain):
-        for name, one, other in zip(("out", "dq", "dk", "dv"), _with_gradients(compute, inputs, segments, rule), expected, strict=True):
+        for name, one, other in zip(
+            ("out", "dq", "dk", "dv"), _with_gradients(compute, inputs, segments, rule), expected, strict=True
+        ):
             assert (one - other).abs().max() <= 5e-6 * max(1.0, other.abs().max().item()), name
 
 

@@ -129,7 +129,8 @@ def test_kinds(name: str):
 
 @pytest.mark.parametrize("name", [*tiny_models.DECODERS, *tiny_models.ENCODERS, "bart"])
 def test_the_longest_input(name: str):
-    expected = tiny_models.MAX_POSITIONS + (1 if name == "roberta" else 0)  # the padding index is 0 here, so positions begin at 1
+    # RoBERTa's positions begin behind the padding index, which is 0 here
+    expected = tiny_models.MAX_POSITIONS + (1 if name == "roberta" else 0)
     assert anatomy.maximum_length(tiny_models.configuration(name)) == expected
 
 

@@ -23,6 +23,7 @@ class Bench:
     reviews: Path
     pairs: Path
     chats: Path
+    more_chats: Path
     documents: Path
 
 
@@ -36,6 +37,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         run_data.write_reviews(folder / "reviews.csv"),
         run_data.write_pairs(folder / "pairs.jsonl"),
         run_data.write_chats(folder / "chats.jsonl"),
+        run_data.write_chats(folder / "more-chats.jsonl", num_rows=12, seed=7),
         run_data.write_documents(folder / "documents"),
     )
 
@@ -63,7 +65,9 @@ def finished(bench: Bench):
             steps=4,
             learning_rate=0.01,
             precision="float32",
-            more={"max_length": 64},
+            max_length=64,
+            eval=bench.more_chats if kind == "chats" else None,
+            more={"patience": 0},
         )
 
     return lambda kind, method="lora": make(kind, method)

@@ -10,14 +10,15 @@ from tunesmith.checkpoint import folder as checkpoints
 from tunesmith.model.safe_files import read_tensors
 from tunesmith.reports.result import RunResult
 
-FAULTS = ("nan_loss", "infinite_gradient")
+NAN, INFINITE = "nan_loss", "infinite_gradient"
+SLOW = pytest.mark.slow  # each fault is tried once without these
 
 
 def _lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [pytest.param(NAN, marks=SLOW), INFINITE])
 def test_one_bad_step_is_left_out(server, fit_words, tmp_path, fault):
     child = server.run(fit_words("run"), tmp_path, fault=(fault, "3"))
     assert child.code == 0, child.err
@@ -29,7 +30,7 @@ def test_one_bad_step_is_left_out(server, fit_words, tmp_path, fault):
     assert line.removeprefix("warning: ") in RunResult.load(tmp_path / "run").warnings
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [NAN, pytest.param(INFINITE, marks=SLOW)])
 def test_three_in_a_row_end_the_run(server, fit_words, tmp_path, fault):
     child = server.run(fit_words("run"), tmp_path, fault=(fault, "4", "99"))
     assert child.code == 1
@@ -38,7 +39,8 @@ def test_three_in_a_row_end_the_run(server, fit_words, tmp_path, fault):
     assert "--learning-rate" in message
     folder = tmp_path / "run"
     assert RunResult.load(folder).status == "failed"
-    good, bad = (checkpoints.load(folder / "checkpoints", step).tensors["optimizer"] for step in checkpoints.steps(folder / "checkpoints")[-2:])
+    parent = folder / "checkpoints"
+    good, bad = (checkpoints.load(parent, step).tensors["optimizer"] for step in checkpoints.steps(parent)[-2:])
     for name, tensor in bad.items():
         assert tensor.isfinite().all(), name
         assert tensor.equal(good[name]), f"{name} moved in a bad step"

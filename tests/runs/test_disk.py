@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,12 +11,13 @@ from tunesmith.checkpoint import folder as checkpoints
 from tunesmith.commands import main
 from tunesmith.reports.result import RunResult
 
-CHECKPOINT_BYTES = 120_000  # more than one of the run below, less than two
+CHECKPOINT_BYTES = 43_000
+"""About what one of the run below takes; the tests look at how many there are."""
 
 
 def _go_on(server, tmp_path, expected_steps):
     """With room, the run is finished from its last good checkpoint."""
-    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == expected_steps
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == expected_steps, "CHECKPOINT_BYTES is no longer right"
     assert not [path for path in (tmp_path / "run").rglob("*") if ".tmp" in path.name]
     child = server.run(["resume", "run"], tmp_path)
     assert child.code == 0, child.err
@@ -27,11 +28,7 @@ def _go_on(server, tmp_path, expected_steps):
 
 @pytest.mark.parametrize("num_checkpoints", [0.5, 2.5])
 def test_no_space_for_a_checkpoint(server, fit_words, tmp_path, num_checkpoints):
-    child = server.run(fit_words("run"), tmp_path, fault=("full_disk", "1000000000"))
-    assert child.code == 0, child.err
-    size = sum(p.stat().st_size for p in next((tmp_path / "run" / "checkpoints").iterdir()).iterdir())
-    shutil.rmtree(tmp_path / "run")
-    child = server.run(fit_words("run"), tmp_path, fault=("full_disk", str(int(num_checkpoints * size))))
+    child = server.run(fit_words("run"), tmp_path, fault=("full_disk", str(int(num_checkpoints * CHECKPOINT_BYTES))))
     assert child.code == 75
     assert child.err.count("\n") == 1
     assert "No room to write run/checkpoints/step-" in child.err
@@ -42,10 +39,10 @@ def test_no_space_for_a_checkpoint(server, fit_words, tmp_path, num_checkpoints)
 
 def test_files_may_not_grow(server, fit_words, tmp_path):
     """A limit that only a checkpoint's tensors exceed."""
-    child = server.run(fit_words("run"), tmp_path, fault=("largest_file", "60000"))
+    child = server.run(fit_words("run", "--method.rank", "16"), tmp_path, fault=("largest_file", "60000"))
     assert child.code == 75, child.err
     assert child.err.count("\n") == 1
-    assert "No room to write" in child.err
+    assert "No room to write run/checkpoints/step-00000001" in child.err
     assert "Traceback" not in child.err
 
 
@@ -59,8 +56,7 @@ def test_files_may_not_grow_at_all(server, fit_words, tmp_path):
 
 
 def test_too_little_room_is_said_before_anything_is_measured(bench, tmp_path, monkeypatch, capsys):
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     words = ["fit", str(bench.reviews), "--model", str(bench.bert), "--out", str(tmp_path / "runs" / "a"), "--quiet"]
     assert main([*words, "--precision", "float32"]) == 75
     error = capsys.readouterr().err

@@ -23,12 +23,9 @@ def test_accuracy_is_the_share_of_right_predictions(finished, tmp_path, method):
     assert stage.split == "other.csv"
 
 
-def test_the_test_rows_again_give_the_numbers_of_the_run(no_figures, finished, bench, tmp_path):
-    import tunesmith as ts
-
-    other = run_data.write_chats(tmp_path / "other.jsonl", num_rows=12)
-    run = ts.fit(bench.chats, model=bench.llama, eval=other, steps=2, out=tmp_path / "run", precision="float32")
-    (stage,) = run.evaluate(other)
+def test_the_test_rows_again_give_the_numbers_of_the_run(finished, bench):
+    run = finished("chats")
+    (stage,) = run.evaluate(bench.more_chats)
     assert stage.metrics["loss"].value == pytest.approx(run.metrics["loss"], rel=1e-5)
 
 

@@ -15,7 +15,7 @@ KINDS = ("reviews", "pairs", "chats", "documents")
 TASKS = {"reviews": "classification", "pairs": "classification", "chats": "chat", "documents": "text"}
 
 
-_BOTH = [pytest.param(kind, "full", marks=pytest.mark.slow if kind in ("pairs", "documents") else ()) for kind in KINDS]
+_BOTH = [pytest.param(kind, "full", marks=pytest.mark.slow if kind != "reviews" else ()) for kind in KINDS]
 
 
 @pytest.mark.parametrize(("kind", "method"), [(kind, "lora") for kind in KINDS] + _BOTH)
@@ -114,9 +114,7 @@ def test_other_rows_to_evaluate_on(no_figures, bench, tmp_path):
     import tunesmith as ts
 
     other = run_data.write_reviews(tmp_path / "other.csv", num_rows=9, seed=5)
-    run = ts.fit(
-        bench.reviews, model=bench.bert, eval=other, out=tmp_path / "run", steps=1, precision="float32"
-    )
+    run = ts.fit(bench.reviews, model=bench.bert, eval=other, out=tmp_path / "run", steps=1, precision="float32")
     assert run.result.data.num_test == 9
     assert run.result.data.num_train + run.result.data.num_validation == 60
 
@@ -134,7 +132,14 @@ def test_the_same_seed_gives_the_same_weights(no_figures, finished, bench, tmp_p
     import tunesmith as ts
 
     first = finished("reviews")
-    same = {"model": bench.bert, "steps": 4, "learning_rate": 0.01, "precision": "float32", "more": {"max_length": 64}}
+    same = {
+        "model": bench.bert,
+        "steps": 4,
+        "learning_rate": 0.01,
+        "precision": "float32",
+        "max_length": 64,
+        "more": {"patience": 0},
+    }
     second = ts.fit(bench.reviews, **same, out=tmp_path / "second")
     other = ts.fit(bench.reviews, **same, seed=1, out=tmp_path / "other")
     weights = [(run.folder / "adapter" / "adapter_model.safetensors").read_bytes() for run in (first, second, other)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from safetensors import SafetensorError
@@ -12,11 +13,17 @@ from tunesmith.errors import DataError, DiskFull, RunError, TunesmithError
 from tunesmith.runs.place import Place
 
 
+def _end(error: BaseException, *files: Path) -> NoReturn:
+    """Leave these files, then fail."""
+    for path in files:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    raise error
+
+
 def test_wrong_input_leaves_nothing_behind(tmp_path):
     with pytest.raises(DataError), Place(tmp_path / "runs" / "a").claim():
-        (tmp_path / "runs" / "a" / "run.json").write_text("{}")
-        (tmp_path / "runs" / "a" / "checkpoints").mkdir()
-        raise DataError("no")
+        _end(DataError("no"), tmp_path / "runs/a/run.json", tmp_path / "runs/a/checkpoints/x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -29,23 +36,20 @@ def test_a_folder_that_was_there_stays(tmp_path):
 
 def test_other_runs_beside_it_stay(tmp_path):
     with pytest.raises(DiskFull), Place(tmp_path / "runs" / "a").claim():
-        (tmp_path / "runs" / "b").mkdir()
-        raise DiskFull("no")
+        _end(DiskFull("no"), tmp_path / "runs/b/run.json")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize("error", [TunesmithError("no"), KeyboardInterrupt(), MemoryError()])
 def test_a_run_that_may_go_on_stays(tmp_path, error):
     with pytest.raises(type(error)), Place(tmp_path / "a").claim():
-        (tmp_path / "a" / "run.json").write_text("{}")
-        raise error
+        _end(error, tmp_path / "a/run.json")
     assert (tmp_path / "a" / "run.json").exists()
 
 
 def test_what_was_trained_stays(tmp_path):
     with pytest.raises(DiskFull), Place(tmp_path / "a").claim():
-        (tmp_path / "a" / "metrics.jsonl").write_text("")
-        raise DiskFull("no")
+        _end(DiskFull("no"), tmp_path / "a/metrics.jsonl")
     assert (tmp_path / "a" / "metrics.jsonl").exists()
 
 
@@ -89,7 +93,10 @@ def test_no_permission(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(RunError, match="cannot be made: Permission denied. Choose another --out"), Place(tmp_path / "a").claim():
+    with (
+        pytest.raises(RunError, match="cannot be made: Permission denied. Choose another --out"),
+        Place(tmp_path / "a").claim(),
+    ):
         pytest.fail("claimed")
 
 
@@ -97,7 +104,10 @@ def test_no_permission(tmp_path, monkeypatch):
     "error", [OSError(errno.ENOSPC, "full"), OSError(errno.EFBIG, "large"), SafetensorError("I/O (os error 28)")]
 )
 def test_a_full_disk_is_said(tmp_path, error):
-    with pytest.raises(DiskFull, match="Nothing was trained yet: make room and start again"), Place(tmp_path).disk_errors_said():
+    with (
+        pytest.raises(DiskFull, match="Nothing was trained yet: make room and start again"),
+        Place(tmp_path).disk_errors_said(),
+    ):
         raise error
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(DiskFull, match="make room, then go on with: tunesmith resume"), Place(tmp_path).disk_errors_said():

@@ -34,7 +34,8 @@ def test_a_labelled_row_shows_its_label(bench, capsys, tmp_path):
 
 
 def test_what_is_promised_is_what_is_done(bench, capsys, tmp_path, finished):
-    content = _rehearse(capsys, "fit", bench.reviews, "--model", bench.bert, "--steps", 4, "--learning-rate", 0.01, "--max-length", 64)
+    words = ("--steps", 4, "--learning-rate", 0.01, "--max-length", 64, "--patience", 0)
+    content = _rehearse(capsys, "fit", bench.reviews, "--model", bench.bert, *words)
     promised, done = content["settings"], finished("reviews").result.settings
     assert promised["training"] == done["training"]
     assert promised["method"] == done["method"]

@@ -64,6 +64,13 @@ def test_another_model_is_refused(copied, capsys):
     assert "The model of run has changed since the run began" in _resume(capsys, 2)
 
 
+def test_another_tokenizer_is_refused(copied, capsys):
+    """It would read the same rows as other tokens."""
+    path = copied / "bert" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    assert "The model of run has changed since the run began" in _resume(capsys, 2)
+
+
 def test_data_that_are_gone(copied, capsys):
     (copied / "reviews.csv").unlink()
     assert "reviews.csv" in _resume(capsys, 2)

@@ -1,14 +1,15 @@
-"""Saves and loads what a method learnt: in PEFT's format if PEFT has the method, else in tunesmith's own."""
+"""Saves and loads what a method learnt: in PEFT's format if that can hold it, else in tunesmith's own."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from torch import nn
 
 from tunesmith.checkpoint import peft_format, trained
 from tunesmith.errors import ModelError
-from tunesmith.interchange import PeftFormat
+from tunesmith.interchange import NotInPeftFormat, PeftFormat
 from tunesmith.method import Method
 
 
@@ -20,9 +21,10 @@ def save(model: nn.Module, method: Method, folder: Path, *, base_model: str) -> 
         RunError: If the folder cannot be written for another reason.
     """
     if isinstance(method, PeftFormat):
-        peft_format.write(model, method, folder, base_model=base_model)
-    else:
-        trained.save_trained(model, method, folder)
+        with contextlib.suppress(NotInPeftFormat):
+            peft_format.write(model, method, folder, base_model=base_model)
+            return
+    trained.save_trained(model, method, folder)
 
 
 def load(model: nn.Module, folder: Path) -> Method:

@@ -17,7 +17,7 @@ from tunesmith.checkpoint.durable import whole_folder
 from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 from tunesmith.checkpoint.trained import METHODS, fill, thaw_saved, trainable
 from tunesmith.errors import ModelError, RunError
-from tunesmith.interchange import PREFIX, PeftFormat
+from tunesmith.interchange import PeftFormat
 from tunesmith.method import Method
 from tunesmith.model.safe_files import read_json, read_tensors, shown
 
@@ -63,7 +63,7 @@ def write(model: nn.Module, method: Method, folder: Path, *, base_model: str) ->
         **method.peft_marks,
         **parts.config,
     }
-    tensors = {**parts.tensors, **{f"{PREFIX}{name}": tensor for name, tensor in parts.heads.items()}}
+    tensors = {**parts.tensors, **{f"{method.peft_prefix}{name}": tensor for name, tensor in parts.heads.items()}}
     with whole_folder(folder, num_bytes_of(tensors)) as place:
         write_tensors(place / TENSORS, tensors)
         write_bytes(place / CONFIG, [json_bytes(dict(sorted(config.items())))])
@@ -98,7 +98,7 @@ def read(folder: Path, model: nn.Module) -> tuple[Method, dict[str, Tensor]]:
     config = read_json(folder / CONFIG, max_bytes=MAX_CONFIG_BYTES)
     kind = _method_for(config, where)
     _refuse_unknown(config, kind, where)
-    own, heads = _without_heads(read_tensors(folder / TENSORS), config.get("modules_to_save"), where)
+    own, heads = _without_heads(read_tensors(folder / TENSORS), config.get("modules_to_save"), kind.peft_prefix, where)
     method, tensors = kind.from_peft(config, own, model)
     assert isinstance(method, Method)
     return method, {**tensors, **heads}
@@ -130,7 +130,9 @@ def _refuse_unknown(config: Mapping[str, object], kind: type[PeftFormat], where:
         )
 
 
-def _without_heads(tensors: Mapping[str, Tensor], modules: object, where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _without_heads(
+    tensors: Mapping[str, Tensor], modules: object, prefix: str, where: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the method under PEFT's names, and those of trained heads under the model's."""
     if modules is None:
         modules = []
@@ -138,9 +140,9 @@ def _without_heads(tensors: Mapping[str, Tensor], modules: object, where: str) -
         raise ModelError(f"{where}: 'modules_to_save' must be a list of module names, found {shown(modules)}.")
     own, heads = {}, {}
     for name, tensor in tensors.items():
-        parts = name.removeprefix(PREFIX).split(".")
+        parts = name.removeprefix(prefix).split(".")
         ancestors = (".".join(parts[:end]) for end in range(1, len(parts)))
-        is_head = name.startswith(PREFIX) and any(path.endswith(module) for path in ancestors for module in modules)
+        is_head = name.startswith(prefix) and any(path.endswith(module) for path in ancestors for module in modules)
         (heads if is_head else own)[".".join(parts) if is_head else name] = tensor
     return own, heads
 

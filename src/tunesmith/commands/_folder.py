@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from pathlib import Path
 
@@ -16,15 +17,16 @@ def find_run(text: str) -> Path:
     Raises:
         RunError: If there is no such folder or it holds no run; the nearest name is given.
     """
-    for folder in (Path(text), RUNS / text):
-        if (folder / FILE_NAME).is_file():
-            return folder
-    if Path(text).is_dir():
-        raise RunError(f"{text} is not a run folder: it has no {FILE_NAME}. `tunesmith runs` lists the runs in ./runs.")
+    with contextlib.suppress(OSError, ValueError):  # too long for a path, or none at all
+        for folder in (Path(text), RUNS / text):
+            if (folder / FILE_NAME).is_file():
+                return folder
+        if Path(text).is_dir():
+            raise RunError(f"{text} is not a run folder: it has no {FILE_NAME}. `tunesmith runs` lists the runs in ./runs.")
     known = [folder.name for folder in run_folders(RUNS)]
     near = difflib.get_close_matches(Path(text).name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {RUNS / near[0]}?" if near else ""
-    raise RunError(f"There is no run folder {text!r}.{hint} `tunesmith runs` lists the runs in ./runs.")
+    raise RunError(f"There is no run folder {text[:200]!r}.{hint} `tunesmith runs` lists the runs in ./runs.")
 
 
 def run_folders(parent: Path) -> list[Path]:

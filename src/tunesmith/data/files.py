@@ -62,11 +62,16 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     """
     if not paths:
         raise DataError(f"No data were given. Name a file or folder ({READS}).")
-    found = [file for path in paths for file in _expand(Path(path).expanduser(), path)]
+    found = [file for path in paths for file in _expand(_home_expanded(path), path)]
     kinds = sorted({kind_of(file) for file in found})
     if len(kinds) > 1:
         raise DataError(f"The data are of several types: {', '.join('.' + kind for kind in kinds)}. Name files of one type.")
     return list(dict.fromkeys(found))
+
+
+def _home_expanded(path: str) -> Path:
+    """The path with `~` as the user's folder; one of an unknown user stays as it is, and is not found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (the method of Path raises for an unknown user)
 
 
 def kind_of(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,7 +123,7 @@ def prepare_for_evaluation(
     Raises:
         DataError: If a file or its rows cannot be used, or a label is unknown to the model.
     """
-    source = load(tuple(paths), like, task)
+    source = load(tuple(paths), replace(like, max_rows=None), task)
     if task == "classification":
         check_labels(source.converted, labels, source.table)
     tokenised = tokenise(source.converted.examples, tokenizer, task=task, max_length=max_length, labels=labels)

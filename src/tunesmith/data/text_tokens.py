@@ -48,7 +48,7 @@ class TextTokenizer:
         self.wants_types = "token_type_ids" in tokenizer.model_input_names
 
     def encode(
-        self, texts: Sequence[str] | Sequence[tuple[str, str]], *, special: bool, places: bool = False
+        self, texts: Sequence[str] | Sequence[str | tuple[str, str]], *, special: bool, places: bool = False
     ) -> Iterator[Encoding]:
         """The encoding of each text or pair, in order.
 
@@ -61,7 +61,7 @@ class TextTokenizer:
         for batch in _batches(texts):
             yield from encode(batch, add_special_tokens=special)  # type: ignore[arg-type]
 
-    def encode_cut(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> Iterator[Encoding]:
+    def encode_cut(self, texts: Sequence[str] | Sequence[str | tuple[str, str]], max_length: int) -> Iterator[Encoding]:
         """The encoding of each text or pair between the model's own tokens, of at most `max_length` tokens."""
         self.engine.enable_truncation(max_length)
         try:
@@ -111,17 +111,17 @@ class TokenColumns:
         return np.frombuffer(self._lengths, dtype=np.int64) if self._lengths else np.zeros(0, dtype=np.int64)
 
 
-def _batches(texts: Sequence[str] | Sequence[tuple[str, str]]) -> Iterator[list[str] | list[tuple[str, str]]]:
+def _batches(texts: Sequence[str] | Sequence[str | tuple[str, str]]) -> Iterator[list[str | tuple[str, str]]]:
     """Slices limited by number and by characters."""
     start = size = 0
     for index, text in enumerate(texts):
         length = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
         if index > start and (index - start >= TEXTS_AT_ONCE or size + length > CHARACTERS_AT_ONCE):
-            yield list(texts[start:index])  # type: ignore[arg-type]
+            yield list(texts[start:index])
             start, size = index, 0
         size += length
     if start < len(texts):
-        yield list(texts[start:])  # type: ignore[arg-type]
+        yield list(texts[start:])
 
 
 def _special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -76,9 +76,10 @@ def _classification(examples: Sequence[Labelled], tokens: TextTokenizer, max_len
     """Texts or pairs between the model's own special tokens; the longer text of a pair is cut first."""
     ids = {name: index for index, name in enumerate(labels)}
     columns, types, num_cut = TokenColumns(), bytearray(), 0
-    paired = [(e.text, e.pair) for e in examples if e.pair is not None]
+    paired = any(example.pair is not None for example in examples)
     if paired:
-        for encoding in tokens.encode_cut(paired, max_length):
+        inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
+        for encoding in tokens.encode_cut(inputs, max_length):
             columns.add(encoding.ids)
             types.extend(encoding.type_ids)
             num_cut += len(encoding) == max_length and bool(encoding.overflowing)

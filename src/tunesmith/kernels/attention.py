@@ -177,7 +177,7 @@ def _products_gradients(
     drows = _by_key_head(dout, heads)
     dv.transpose(0, 1).copy_(torch.bmm(weights.transpose(1, 2), drows))
     dweights = torch.bmm(drows, v.permute(1, 2, 0))
-    dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(rule.scale)
+    dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(rule.scale)
     _write_heads(dq, torch.bmm(dscores, k.transpose(0, 1)), heads)
     dk.transpose(0, 1).copy_(torch.bmm(dscores.transpose(1, 2), _by_key_head(q, heads)))
 

@@ -88,9 +88,7 @@ class Segments:
         """(tokens,) position of each token in its segment."""
         return torch.cat([torch.arange(n, device=self.device) for n in self.lengths])
 
-    def mask(
-        self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: bool = False
-    ) -> Tensor | None:
+    def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: bool = False) -> Tensor | None:
         """What to add to the scores `(length, keys)` of a segment: 0 where a token may look, minus infinity elsewhere.
 
         The keys are the segment's own or, if `shared`, the shared ones and then its own. None where all may look at all.

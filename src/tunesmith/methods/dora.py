@@ -18,8 +18,15 @@ from torch import Tensor, nn
 
 from tunesmith import settings
 from tunesmith.errors import SettingsError
-from tunesmith.interchange import LOW_RANK_IGNORED, LOW_RANK_KEYS, PeftFormat, PeftParts
-from tunesmith.interchange import low_rank_parts, low_rank_settings, module_tensors
+from tunesmith.interchange import (
+    LOW_RANK_IGNORED,
+    LOW_RANK_KEYS,
+    PeftFormat,
+    PeftParts,
+    low_rank_parts,
+    low_rank_settings,
+    module_tensors,
+)
 from tunesmith.method import Method
 from tunesmith.model import anatomy, low_rank, surgery
 
@@ -94,7 +101,9 @@ class DoRA(Method, PeftFormat):
 
     def to_peft(self, model: nn.Module, trained: Mapping[str, Tensor]) -> PeftParts:
         parts = low_rank_parts(model, trained, _NAMES_IN_PEFT)
-        parts.config.update(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, use_rslora=self.scaling != "standard")
+        parts.config.update(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, use_rslora=self.scaling != "standard"
+        )
         return parts
 
     @classmethod

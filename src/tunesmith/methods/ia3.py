@@ -59,9 +59,7 @@ class IA3(Method, PeftFormat):
     learning_rate_small = 5e-3
     peft_type = "IA3"
     peft_keys = frozenset[str]()
-    peft_ignored = frozenset(
-        {"target_modules", "feedforward_modules", "exclude_modules", "fan_in_fan_out", "init_ia3_weights"}
-    )
+    peft_ignored = frozenset({"target_modules", "feedforward_modules", "exclude_modules", "fan_in_fan_out", "init_ia3_weights"})
 
     scale_outputs_of: tuple[str, ...] = (roles.KEYS, roles.VALUES)
     """Layers whose outputs are multiplied: `keys`, `values`, `queries`, or names of layers (patterns allowed)."""
@@ -100,7 +98,9 @@ class IA3(Method, PeftFormat):
             "fan_in_fan_out": any(anatomy.stores_inputs_first(layer.base) for layer in layers.values()),
         }
         tensors = {
-            f"{PREFIX}{path}.ia3_l": layer.all_channels(trained[f"{path}.scale"]).detach().reshape(_SHAPES[layer.ranges is None])
+            f"{PREFIX}{path}.ia3_l": layer.all_channels(trained[f"{path}.scale"])
+            .detach()
+            .reshape(_SHAPES[layer.ranges is None])
             for path, layer in layers.items()
         }
         own = {f"{path}.scale" for path in layers}

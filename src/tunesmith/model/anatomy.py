@@ -1,12 +1,13 @@
 """What a model is made of, in the same words for every model family: read only, and the only place that probes attributes."""
 
 import fnmatch
+import inspect
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import NoSuchTarget
@@ -132,9 +133,9 @@ def language_head(model: PreTrainedModel) -> LanguageHead | None:
     return LanguageHead(module.weight, module.bias, getattr(config, "final_logit_softcapping", None), float(scale))
 
 
-def maximum_length(model_config: object) -> int | None:
+def maximum_length(model_config: PretrainedConfig) -> int | None:
     """Longest input in tokens that the model was built for, None if it says nothing."""
-    text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    text = model_config.get_text_config()
     value = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     if value and getattr(text, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
         value -= (getattr(text, "pad_token_id", None) or 0) + 1  # these count positions from padding_idx + 1
@@ -241,9 +242,9 @@ def input_width(module: nn.Module) -> int:
     return weight.shape[0]
 
 
-def attention_sizes(model_config: object) -> tuple[int, int, int]:
+def attention_sizes(model_config: PretrainedConfig) -> tuple[int, int, int]:
     """(heads of queries, heads of keys and values, width of a head)."""
-    text = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    text = model_config.get_text_config()
     heads = int(getattr(text, "num_attention_heads", 0))
     width = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // max(heads, 1)
     return heads, int(getattr(text, "num_key_value_heads", None) or heads), int(width)
@@ -264,3 +265,15 @@ def distance_bias(layer: nn.Module, num_queries: int, num_keys: int, first_query
     if getattr(layer, "relative_attention_bias", None) is None:
         return None
     return layer.compute_bias(num_queries, num_keys, past_seen_tokens=first_query)  # pyright: ignore
+
+
+def own_positions(part: nn.Module) -> nn.Module | None:
+    """The embedding of positions of a decoder that counts them itself and takes none from its caller."""
+    takes_them = "position_ids" in inspect.signature(part.forward).parameters
+    return None if takes_them else getattr(part, "embed_positions", None)
+
+
+def num_layers(model_config: object) -> int:
+    """How many layers the model has, of its decoder if it has two stacks."""
+    text = model_config.get_text_config(decoder=True) if hasattr(model_config, "get_text_config") else model_config
+    return int(getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", None) or text.num_hidden_layers)  # pyright: ignore

@@ -21,7 +21,7 @@ class Batch:
     targets: Tensor
     """Language: (labelled,) the token to predict at each of `positions`. Classification: (rows,) class ids."""
     positions: Tensor | None = None
-    """(labelled,) where in the stream (or, with a decoder, in the target stream) a token is predicted; None: one target a row."""
+    """(labelled,) where in the stream (with a decoder: the target stream) a token is predicted; None: one target a row."""
     token_types: Tensor | None = None
     """(tokens,) which text of a pair, for encoders that want it."""
     decoder_lengths: list[int] | None = None

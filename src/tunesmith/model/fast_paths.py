@@ -29,8 +29,9 @@ class FastRMSNorm(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        weight, epsilon = anatomy.norm_parts(original)
-        self.weight, self.epsilon = weight, epsilon
+        parts = anatomy.norm_parts(original)
+        assert parts is not None, "only a norm has a fast form"
+        self.weight, self.epsilon = parts
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., hidden)` to the same shape."""
@@ -42,7 +43,9 @@ class FastGatedMLP(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = anatomy.gated_parts(original)
+        parts = anatomy.gated_parts(original)
+        assert parts is not None, "only a gated layer has a fast form"
+        self.gate_proj, self.up_proj, self.down_proj = parts
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., hidden)` to the same shape."""

@@ -199,7 +199,9 @@ def _probe(model: PreTrainedModel, classification: bool) -> Batch:
     """Three rows of different lengths; every next token (or a class per row) is predicted."""
     device, lengths = anatomy.device_of(model), [9, 4, 6]
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    vocabulary = embeddings.shape[0]
     ids = torch.randint(min(10, vocabulary - 1), vocabulary, (sum(lengths),), generator=generator).to(device)
     if classification:
         return Batch(input_ids=ids, lengths=lengths, targets=torch.zeros(3, dtype=torch.long, device=device))

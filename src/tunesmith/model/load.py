@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import (
@@ -25,13 +26,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from tunesmith import starter
-from tunesmith.starter import resolve
 from tunesmith.errors import ModelError, Offline
 from tunesmith.model import anatomy, model_folder
+from tunesmith.starter import resolve
 
 GGUF = ".gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
 _HEADS = {"classification": AutoModelForSequenceClassification, "seq2seq": AutoModelForSeq2SeqLM}
 
 
@@ -59,15 +64,20 @@ class Source:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise ModelError(f"{self.name} has no tokenizer that can be used: {_first_line(error)}.") from None
+        if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # what transformers makes of missing files
+            raise ModelError(
+                f"{self.name} has no tokenizer: its files (tokenizer.json or the like) are missing. Get the model again."
+            )
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
             tokenizer.pad_token_id = tokenizer.eos_token_id
         return tokenizer
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration and the weights' files."""
+        """SHA-256 over the configuration, the tokenizer's and the weights' files."""
         digest = hashlib.sha256((self.folder / "config.json").read_bytes())
-        for path in sorted(model_folder.check_model_folder(self.folder).weights):
+        tokenizer_files = [path for name in _TOKENIZER_FILES if (path := self.folder / name).is_file()]
+        for path in (*tokenizer_files, *sorted(model_folder.check_model_folder(self.folder).weights)):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -102,7 +112,7 @@ def find(name: str) -> Source:
         ModelError: If there is no such model, or it cannot be read safely.
         Offline: If it must be fetched and the network is out of reach.
     """
-    path = starter.resolve_model(name) if name.startswith("starter:") else Path(name).expanduser()
+    path = starter.resolve_model(name) if name.startswith("starter:") else _local(name)
     if path.suffix == GGUF and path.is_file():
         path = _converted(path)
     elif not path.is_dir():
@@ -113,6 +123,20 @@ def find(name: str) -> Source:
         path = _from_hub(name)
     model_folder.check_model_folder(path)
     return Source(name, path)
+
+
+def _local(name: str) -> Path:
+    """The path that the name would be on this machine.
+
+    Raises:
+        ModelError: If it can be none, and so no hub id either.
+    """
+    try:
+        path = Path(os.path.expanduser(name))  # noqa: PTH111 (the method of Path raises for an unknown user)
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"There is no model {name[:100]!r}: {_first_line(error)[:100]}.") from None
+    return path
 
 
 def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrainedModel:
@@ -132,32 +156,41 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrain
         extra |= {"ignore_mismatched_sizes": True}
     kind = _HEADS.get(task, AutoModelForCausalLM)
     if task in ("chat", "text") and (source.is_encoder or anatomy.is_encoder_decoder(config)):
+        kind_of_model = "encoder" if source.is_encoder else "encoder-decoder"
         raise ModelError(
-            f"{source.name} is an {'encoder' if source.is_encoder else 'encoder-decoder'} ({config.model_type}): it cannot be tuned "
-            f"for the task {task!r}. Give a decoder such as starter:smollm2, or data with labels for --task classification."
+            f"{source.name} is an {kind_of_model} ({config.model_type}): it cannot be tuned for the task {task!r}. "
+            "Give a decoder such as starter:smollm2, or data with labels for --task classification."
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, report = kind.from_pretrained(
-                source.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **extra
+            loaded = kind.from_pretrained(
+                source.folder,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **extra,
             )
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {_first_line(error)}.") from None
-    _check_complete(model, report, source.name)
+    model = _complete(loaded, source.name)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
     return model.eval()
 
 
-def _check_complete(model: PreTrainedModel, report: Mapping[str, Iterable[object]], name: str) -> None:
-    """Refuse a model of which anything but a classification head and a pooler would stay random.
+def _complete(loaded: object, name: str) -> PreTrainedModel:
+    """The model, unless anything of it but a classification head and a pooler would stay random.
 
     Args:
-        model: As `from_pretrained` gave it.
-        report: What `from_pretrained` tells of the loading.
+        loaded: What `from_pretrained` gave: the model, and what it tells of the loading.
         name: Of the model, as the user wrote it.
+
+    Raises:
+        ModelError: If weights are missing or have another shape.
     """
+    model, report = cast("tuple[PreTrainedModel, Mapping[str, Iterable[object]]]", loaded)
     missing = {str(key) for key in report["missing_keys"]}
     misshapen = {str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]}
     module = anatomy.pooler(model)
@@ -170,6 +203,7 @@ def _check_complete(model: PreTrainedModel, report: Mapping[str, Iterable[object
                 f"{name} {fault} that its config.json asks for: {', '.join(wrong[:3])}{more}. "
                 "The model is incomplete or of another kind: get it again, or name another one."
             )
+    return model
 
 
 def quiet() -> None:
@@ -192,14 +226,14 @@ def _converted(path: Path) -> Path:
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     except (ValueError, LookupError, OSError, RuntimeError, TypeError, ImportError, struct.error) as error:
         raise ModelError(f"{path} cannot be read as GGUF: {_first_line(error)}.") from None
-    _check_complete(model, report, str(path))
-    del model.config.quantization_config
-    model.hf_quantizer = None  # pyright: ignore[reportAttributeAccessIssue]  # the weights are plain float32 from here on
+    model = _complete(loaded, str(path))
+    vars(model.config).pop("quantization_config", None)  # the weights are plain float32 from here on
+    vars(model)["hf_quantizer"] = None
     temporary.mkdir(parents=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)

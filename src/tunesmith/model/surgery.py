@@ -92,6 +92,19 @@ def detach(model: nn.Module, *, down_to: int = 0) -> None:
                 _set_attention(model, path, usual)
 
 
+def train_added(model: nn.Module) -> None:
+    """Put what a method added into training mode, and the base model's own modules into evaluation mode: no dropout there."""
+    model.eval()
+    for entry in _ledger(model):
+        path = {"replaced": 1, "added": 1}.get(entry[0])
+        if path is None:
+            continue
+        added = model.get_submodule(entry[path])
+        known = {id(m) for m in entry[2].modules()} if entry[0] == "replaced" else set()
+        for module in added.modules():
+            module.training = id(module) not in known
+
+
 @torch.no_grad()
 def cast(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset()) -> None:
     """Store all parameters in `dtype`, but those of the modules in `keep`."""
@@ -103,12 +116,17 @@ def cast(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = f
 
 @contextlib.contextmanager
 def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Answer calls of `module` with `forward` for a while."""
+    """Answer calls of `module` with `forward` for a while; its hooks rest."""
+    resting = [(hooks, dict(hooks)) for hooks in (module._forward_pre_hooks, module._forward_hooks)]
+    for hooks, _ in resting:
+        hooks.clear()
     object.__setattr__(module, "forward", forward)
     try:
         yield
     finally:
         object.__delattr__(module, "forward")
+        for hooks, before in resting:
+            hooks.update(before)
 
 
 @contextlib.contextmanager
@@ -131,7 +149,7 @@ def detached(model: nn.Module) -> Iterator[None]:
     ledger = _ledger(model)
     entries = _of(ledger, "replaced")
     tuned = [model.get_submodule(path) for _, path, _ in entries]
-    switched = [(path, usual, model.get_submodule(path).config._attn_implementation) for _, path, usual in _of(ledger, "attention")]  # pyright: ignore
+    switched = [(path, usual, _attention(model, path)) for _, path, usual in _of(ledger, "attention")]
     hooks = [(handle.hooks_dict_ref(), handle.id) for _, handle in _of(ledger, "hooked")]
     resting = [(hooks_of_module, number, hooks_of_module.pop(number)) for hooks_of_module, number in hooks]
     for path, usual, _ in switched:
@@ -153,10 +171,18 @@ def _of(ledger: list[tuple], kind: str) -> list[tuple]:
     return [entry for entry in ledger if entry[0] == kind]
 
 
+def _attention(model: nn.Module, path: str) -> str:
+    """How the part at `path` computes attention, by the name that transformers knows."""
+    part = model.get_submodule(path)
+    assert isinstance(part, PreTrainedModel)
+    return str(part.config._attn_implementation)
+
+
 def _set_attention(model: nn.Module, path: str, name: str) -> None:
     """Choose how the part at `path` computes attention, and forget what its layers were given to see."""
     part = model.get_submodule(path)
-    part.config._attn_implementation = name  # pyright: ignore
+    assert isinstance(part, PreTrainedModel)
+    part.config._attn_implementation = name
     extra_keys.take_back(part)
 
 

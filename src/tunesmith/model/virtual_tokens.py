@@ -10,6 +10,7 @@ once per forward pass.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -26,33 +27,55 @@ Inputs = dict[str, Any]
 """The named inputs of a forward pass of transformers."""
 
 
-def prepend(model: PreTrainedModel, tokens: nn.Module) -> None:
+class VirtualTokens(nn.Module):
+    """Makes the virtual tokens when it is called."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+
+
+class VirtualKeys(VirtualTokens):
+    """Makes keys and values `(2, key heads, virtual tokens, width)` for each of some attention layers."""
+
+    def __init__(self, num_tokens: int, paths: list[str]) -> None:
+        super().__init__(num_tokens)
+        self.paths = paths
+        """Of the layers, in the part of the model that answers."""
+
+
+def prepend(model: PreTrainedModel, tokens: VirtualTokens) -> None:
     """Put `tokens()`, `(virtual tokens, width of the embeddings)`, before every input that the model reads."""
     path = anatomy.path_of(model, anatomy.reader(model))
-    surgery.add(model, _child(path), tokens)
+    surgery.add(model, path_before_words(model), tokens)
     surgery.hook(model, path, before=_prepend, after=None if anatomy.is_encoder_decoder(model.config) else _cut)
     if anatomy.is_encoder_decoder(model.config):
         surgery.hook(model, anatomy.path_of(model, anatomy.writer(model)), before=_see_all_of_source)
 
 
-def give_keys(model: PreTrainedModel, tokens: nn.Module) -> None:
+def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
     """Let the layers of the part that answers see `tokens()` first: keys and values `(2, key heads, virtual tokens, width)` of each."""
     path = anatomy.path_of(model, anatomy.writer(model))
     surgery.see_extra_keys(model, path)
-    surgery.add(model, _child(path), tokens)
+    surgery.add(model, path_before_keys(model), tokens)
     surgery.hook(model, path, before=_give)
     if (places := anatomy.own_positions(model.get_submodule(path))) is not None:
-        surgery.hook(model, anatomy.path_of(model, places), before=_shift_own_positions)
+        surgery.hook(model, anatomy.path_of(model, places), before=functools.partial(_shift, tokens.num_tokens))
 
 
-def tokens_of(model: PreTrainedModel) -> nn.Module:
-    """The module that makes the virtual tokens."""
-    return next(module for path, module in model.named_modules() if path.rpartition(".")[2] == NAME)
+def find(model: nn.Module) -> tuple[str, VirtualTokens]:
+    """The module that makes the model's virtual tokens, and its path."""
+    return next((path, module) for path, module in model.named_modules() if isinstance(module, VirtualTokens))
 
 
-def path_in(model: PreTrainedModel) -> str:
-    """The path of the module that makes the virtual tokens."""
-    return anatomy.path_of(model, tokens_of(model))
+def path_before_words(model: PreTrainedModel) -> str:
+    """The path that virtual tokens before the words will have."""
+    return _child(anatomy.path_of(model, anatomy.reader(model)))
+
+
+def path_before_keys(model: PreTrainedModel) -> str:
+    """The path that virtual keys and values will have."""
+    return _child(anatomy.path_of(model, anatomy.writer(model)))
 
 
 @torch.no_grad()
@@ -64,42 +87,59 @@ def embeddings_of_random_words(model: PreTrainedModel, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def keys_of_random_words(model: PreTrainedModel, count: int) -> list[Tensor]:
-    """Keys and values of random token ids in every layer of the part that answers, each `(2, key heads, count, width)` float32."""
+def keys_of_random_words(model: PreTrainedModel, count: int) -> dict[str, Tensor]:
+    """Keys and values `(2, key heads, count, width)` float32 of random token ids, by path of the layer in the part that answers."""
     part, training = anatomy.writer(model), model.training
     vocabulary = anatomy.stored_weight(model.get_input_embeddings()).shape[0]
     ids = torch.randint(vocabulary, (1, count), device=anatomy.device_of(model))
+    words = model.get_input_embeddings()(ids)
     with extra_keys.recording(part.config) as layers:  # pyright: ignore
         part.eval()
-        part(input_ids=ids)
+        part(inputs_embeds=words)
         part.train(training)
-    return [torch.cat([keys, values]).float() for _, keys, values in layers]
+    return {anatomy.path_of(part, layer): torch.cat([keys, values]).float() for layer, keys, values in layers}
 
 
 def _prepend(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
     inputs = _by_name(part, args, inputs)
     vectors = part.get_submodule(NAME)()
-    count = len(vectors)
-    mask = inputs.get("attention_mask")
+    count, mask = len(vectors), inputs.get("attention_mask")
+    order = _order(part, mask, count)
     if mask is not None:
-        inputs["attention_mask"] = nn.functional.pad(mask, (count, 0), value=1)
+        inputs["attention_mask"] = _ordered(nn.functional.pad(mask, (count, 0), value=1), order)
+    if inputs.get("position_ids") is not None:
+        inputs["position_ids"] = inputs["position_ids"] + count
     if _past(inputs):
-        if inputs.get("position_ids") is not None:
-            inputs["position_ids"] = inputs["position_ids"] + count
         return (), inputs
-    words = inputs.pop("input_ids", None)
-    embeddings = inputs.get("inputs_embeds")
+    words, embeddings, places = inputs.pop("input_ids", None), inputs.get("inputs_embeds"), _places(part, count)
     if embeddings is None:
         embeddings = part.get_input_embeddings()(words)
-    places = _places(part, count)
-    inputs["inputs_embeds"] = _before_each(embeddings, vectors.to(embeddings.dtype), places)
-    if inputs.get("position_ids") is not None:
-        positions = torch.arange(count, device=embeddings.device) + anatomy.first_position(part.config)
-        inputs["position_ids"] = _before_each(inputs["position_ids"] + count, positions, places)
-    if inputs.get("token_type_ids") is not None:
-        types = inputs["token_type_ids"]
-        inputs["token_type_ids"] = _before_each(types, types.new_zeros(count), places)
+    inputs["inputs_embeds"] = _ordered(_before_each(embeddings, vectors.to(embeddings.dtype), places), order)
+    first = {"position_ids": torch.arange(count, device=embeddings.device) + anatomy.first_position(part.config)}
+    first["token_type_ids"] = torch.zeros_like(first["position_ids"])
+    for name in (name for name in first if inputs.get(name) is not None):
+        given = inputs[name].expand(len(embeddings), -1)
+        inputs[name] = _ordered(_before_each(given, first[name], places), order)
     return (), inputs
+
+
+def _order(part: PreTrainedModel, mask: Tensor | None, count: int) -> Tensor | None:
+    """Where every position of padded rows comes from, `(rows, count + words)`: virtual tokens stand behind padding on the left.
+
+    A window counts positions, so padding between virtual tokens and words would push them apart. None without such padding.
+    """
+    reads = anatomy.is_encoder(part.config) or anatomy.is_encoder_decoder(part.config)
+    if reads or mask is None or mask.ndim != 2 or bool(mask[:, 0].all()):
+        return None
+    padding = (mask.cumsum(1) == 0).sum(1, keepdim=True)
+    places = torch.arange(count + mask.shape[1], device=mask.device)[None]
+    behind = torch.where(places < padding + count, places - padding, places)
+    return torch.where(places < padding, places + count, behind)
+
+
+def _ordered(t: Tensor, order: Tensor | None) -> Tensor:
+    """`(rows, count + words, ...)` in the order of `_order`."""
+    return t if order is None else t[torch.arange(len(t), device=t.device)[:, None], order]
 
 
 def _places(part: PreTrainedModel, count: int) -> list[int] | None:
@@ -129,10 +169,12 @@ def _cut(part: PreTrainedModel, _args: tuple, inputs: Inputs, output: Any) -> An
     embeddings = inputs.get("inputs_embeds")
     if embeddings is None or _past(inputs) > embeddings.shape[1]:
         return output
-    states, count = output.last_hidden_state, len(part.get_submodule(NAME)())
+    states, count = output.last_hidden_state, find(part)[1].num_tokens
     kept = 1 if anatomy.pooling(part) == "first" else 0
     rows = packed.rows() if anatomy.is_encoder(part.config) else None
     if rows is None:
+        order = _order(part, inputs.get("attention_mask"), count)
+        states = states if order is None else _ordered(states, order[:, : states.shape[1]].argsort(1))
         output.last_hidden_state = torch.cat([states[:, :kept], states[:, count + kept :]], 1) if kept else states[:, count:]
     else:
         pieces = states[0].split([length + count for length in rows.lengths])
@@ -152,8 +194,9 @@ def _see_all_of_source(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tu
 def _give(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
     inputs = _by_name(part, args, inputs)
     words = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-    tokens, past = part.get_submodule(NAME), _past(inputs)
-    bias, count = None, tokens.num_tokens
+    tokens, past, bias = find(part)[1], _past(inputs), None
+    assert isinstance(tokens, VirtualKeys)
+    count = tokens.num_tokens
     for path, pair in zip(tokens.paths, tokens(), strict=True):
         layer = part.get_submodule(path)
         own_bias = anatomy.distance_bias(layer, words.shape[1], count, past + count)
@@ -168,10 +211,10 @@ def _give(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, In
     return (), inputs
 
 
-def _shift_own_positions(embedding: nn.Module, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
-    """For a part that counts its positions itself."""
+def _shift(count: int, embedding: nn.Module, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
+    """Positions from the virtual tokens on, for a part that counts them itself."""
     inputs = _by_name(embedding, args, inputs)
-    raise NotImplementedError
+    return (), {**inputs, "position_ids": inputs["position_ids"] + count}
 
 
 def _by_name(part: nn.Module, args: tuple, inputs: Inputs) -> Inputs:

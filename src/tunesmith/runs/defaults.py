@@ -5,6 +5,7 @@ and tokens a pass were measured on the starter tasks (`docs/log.md`).
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from tunesmith.method import Method
@@ -70,10 +71,11 @@ def plan(settings: TrainingSettings, num_rows: int) -> Plan:
             kind=settings.schedule,
         ),
         clip_norm=settings.clip_norm,
-        evaluate_every=max(1, round(steps_per_epoch / settings.evaluations_per_epoch)),
+        evaluate_every=max(1, math.ceil(steps_per_epoch / settings.evaluations_per_epoch)),
         patience=settings.patience,
         checkpoint_every_seconds=settings.checkpoint_every_seconds,
         checkpoint_every_steps=settings.checkpoint_every_steps,
         max_seconds=settings.max_time,
         seed=settings.seed,
+        model_dropout=settings.model_dropout,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from tunesmith.data.order import Order
 from tunesmith.data.pack import pack, passes
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, surgery
 from tunesmith.runs.session import Session
 from tunesmith.training import memory
 from tunesmith.training.loop import Plan
@@ -35,7 +35,7 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     rows = Order(len(table), plan.rows_per_step, plan.seed).rows(0)
     group = max(passes(table, rows, plan.tokens_per_pass), key=lambda g: int(table.lengths[g].sum()))
     batch = pack(table, group).to(device)
-    session.model.train()
+    surgery.train_added(session.model)
     durations = []
     for _ in range(1 + NUM_TRIALS):
         start = time.perf_counter()

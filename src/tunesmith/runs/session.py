@@ -67,7 +67,8 @@ class Session:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
         torch.manual_seed(training.seed)
-        self.model = load.load(self.source, self.data.task, labels=self.data.labels).to(self.device)  # pyright: ignore[reportAttributeAccessIssue]
+        self.model = load.load(self.source, self.data.task, labels=self.data.labels)
+        nn.Module.to(self.model, self.device)
         self.forward, reason = forward.choose(
             self.model, classification=self.data.task == "classification", fast=training.fast_paths
         )

@@ -17,7 +17,8 @@ class MetricsLog:
         """Open the log; with `resume_from`, lines of later steps, which a crash undid, are dropped."""
         self._path = folder / FILE_NAME
         if resume_from is not None and self._path.exists():
-            kept = [line for line in self._path.read_text("utf-8", errors="replace").splitlines() if _step_of(line) <= resume_from]
+            lines = self._path.read_text("utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= resume_from]
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             temporary.replace(self._path)

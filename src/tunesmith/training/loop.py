@@ -14,7 +14,7 @@ from tunesmith.data.order import Order, noise_seed
 from tunesmith.data.pack import pack, passes
 from tunesmith.data.table import TokenTable
 from tunesmith.errors import TrainingDiverged
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, surgery
 from tunesmith.model.forward import Forward
 from tunesmith.strategy import Strategy
 from tunesmith.training import memory
@@ -25,6 +25,7 @@ from tunesmith.training.step import StepResult, Update, take_step
 from tunesmith.watch import Progress, Watch
 
 MAX_BAD_STEPS = 3  # in a row, whose loss or gradient is not finite
+STEPS_BETWEEN_TRIMS = 8  # rows of ever other lengths fragment the heap; measured: 3 % of the time for 10 % less memory
 SPEED_WINDOW = 20  # steps over which the speed shown is averaged
 
 
@@ -45,6 +46,8 @@ class Plan:
     checkpoint_every_steps: int | None
     max_seconds: float | None
     seed: int
+    model_dropout: bool = False
+    """Whether the base model's own dropout is on."""
 
 
 @dataclass
@@ -139,7 +142,7 @@ class Loop:
         start = time.perf_counter()
         groups = passes(self.table, order.rows(step), plan.tokens_per_pass)
         rate = plan.schedule.learning_rate(step)
-        self.forward.model.train()
+        self._enter_training_mode()
         result = take_step(
             self.forward,
             [pack(self.table, rows).to(self._device) for rows in groups],
@@ -149,10 +152,18 @@ class Loop:
         )
         seconds = time.perf_counter() - start
         state.step, state.tokens, state.seconds = step + 1, state.tokens + result.num_tokens, state.seconds + seconds
+        if state.step % STEPS_BETWEEN_TRIMS == 0:
+            memory.give_back()
         self._mind_bad_numbers(result)
         self._report(result, rate, seconds)
         if plan.max_seconds is not None and state.seconds >= plan.max_seconds and not state.stop_reason:
             state.stop_reason = f"time limit of {plan.max_seconds:.0f} s"
+
+    def _enter_training_mode(self) -> None:
+        if self.plan.model_dropout:
+            self.forward.model.train()
+        else:
+            surgery.train_added(self.forward.model)
 
     def _mind_bad_numbers(self, result: StepResult) -> None:
         state = self.state

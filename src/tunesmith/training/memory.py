@@ -35,13 +35,23 @@ def _status(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
+def give_back() -> None:
+    """Give pages that hold nothing back to the system."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+
 def keep_freed_memory() -> bool:
     """Let the C library keep freed blocks for the next step instead of giving each back and faulting it in anew.
 
     By default glibc maps every large tensor separately and returns it at once; a training step asks for the same
     sizes again and again. Does nothing, and says so by False, where the C library is another one.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return False
     libc = ctypes.CDLL(None)
     return all((libc.mallopt(_MMAP_MAX, 0), libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1), libc.mallopt(_TOP_PAD, 64 * 2**20)))

@@ -1,0 +1,132 @@
+"""From table rows to streams: nothing is lost, nothing is added, every label is predicted from the token before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith.data.pack import in_order_of_length, pack, passes
+from tunesmith.data.table import IGNORED, TokenTable, offsets_of
+
+Row = tuple[list[int], list[int]]
+"""Token ids, and which of them are to be predicted (0 or 1)."""
+
+
+def _table(rows: list[Row]) -> TokenTable:
+    ids = np.array([token for tokens, _ in rows for token in tokens], dtype=np.int32)
+    learned = np.array([mark for _, marks in rows for mark in marks], dtype=bool)
+    labels = np.where(learned, ids, IGNORED).astype(np.int32)
+    return TokenTable(input_ids=ids, labels=labels, offsets=offsets_of([len(tokens) for tokens, _ in rows]))
+
+
+def _pairs(rows: list[Row]) -> list[tuple[list[int], int]]:
+    """What a model must learn, row by row: (all tokens before, the token)."""
+    return [(tokens[:i], tokens[i]) for tokens, marks in rows for i in range(1, len(tokens)) if marks[i]]
+
+
+lengths = st.lists(st.integers(1, 9), min_size=1, max_size=8)
+
+
+def _rows(size: int) -> st.SearchStrategy[Row]:
+    """Rows of one length."""
+    tokens, marks = (st.lists(st.integers(*ends), min_size=size, max_size=size) for ends in ((1, 99), (0, 1)))
+    return st.tuples(tokens, marks)
+
+
+tables = lengths.flatmap(lambda sizes: st.tuples(*(_rows(size) for size in sizes)).map(list))
+
+
+@given(tables)
+def test_a_stream_asks_for_every_label_once_with_all_that_precedes_it(rows: list[Row]):
+    table = _table(rows)
+    batch = pack(table, np.arange(len(rows)))
+    assert batch.positions is not None
+    starts = torch.tensor([0, *batch.lengths]).cumsum(0)[:-1]
+    found = []
+    for position, target, owner in zip(batch.positions, batch.targets, batch.row_of_target(), strict=True):
+        found.append((batch.input_ids[starts[owner] : position + 1].tolist(), target.item()))
+    assert found == _pairs(rows)
+    assert len(batch.input_ids) == sum(batch.lengths)
+    assert len(batch.lengths) == len(rows)
+    assert batch.num_real_tokens == table.num_tokens
+
+
+def test_what_follows_the_last_label_is_left_out():
+    batch = pack(_table([([1, 2, 3, 4, 5], [0, 1, 1, 0, 0]), ([6, 7], [0, 0]), ([8, 9], [1, 1])]), np.arange(3))
+    assert batch.input_ids.tolist() == [1, 2, 6, 8]
+    assert batch.lengths == [2, 1, 1]
+    assert batch.targets.tolist() == [2, 3, 9]
+    assert batch.positions is not None
+    assert batch.positions.tolist() == [0, 1, 3]
+    assert batch.num_real_tokens == 9
+
+
+def test_rows_come_in_the_order_asked_for():
+    table = _table([([1, 2], [0, 1]), ([3, 4, 5], [0, 1, 1])])
+    batch = pack(table, np.array([1, 0]))
+    assert batch.input_ids.tolist() == [3, 4, 1]
+    assert batch.targets.tolist() == [4, 5, 2]
+
+
+def test_classes_and_token_types():
+    table = TokenTable(
+        input_ids=np.arange(5, dtype=np.int32),
+        labels=np.array([2, 0], dtype=np.int32),
+        offsets=offsets_of([3, 2]),
+        token_types=np.array([0, 1, 1, 0, 1], dtype=np.int8),
+        labels_per_row=True,
+    )
+    batch = pack(table, np.array([1, 0]))
+    assert batch.positions is None
+    assert (batch.input_ids.tolist(), batch.targets.tolist()) == ([3, 4, 0, 1, 2], [0, 2])
+    assert batch.token_types is not None
+    assert batch.token_types.tolist() == [0, 1, 0, 1, 1]
+    assert {batch.input_ids.dtype, batch.targets.dtype, batch.token_types.dtype} == {torch.int64}
+
+
+def test_targets_of_an_encoder_decoder():
+    table = TokenTable(
+        input_ids=np.arange(5, dtype=np.int32),
+        labels=np.array([], dtype=np.int32),
+        offsets=offsets_of([3, 2]),
+        target_ids=np.array([10, 11, 12, 13], dtype=np.int32),
+        target_offsets=offsets_of([1, 3]),
+    )
+    batch = pack(table, np.array([1, 0]))
+    assert batch.input_ids.tolist() == [3, 4, 0, 1, 2]
+    assert (batch.targets.tolist(), batch.decoder_lengths) == ([11, 12, 13, 10], [3, 1])
+    assert batch.row_of_target().tolist() == [0, 0, 0, 1]
+    assert batch.num_real_tokens == 9
+
+
+@given(lengths, st.integers(1, 20))
+def test_passes_hold_every_row_once_within_the_budget(sizes: list[int], budget: int):
+    table = _table([([1] * n, [1] * n) for n in sizes])
+    groups = passes(table, np.arange(len(sizes)), budget)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(sizes)))
+    for group in groups:
+        assert table.lengths[group].sum() <= budget or len(group) == 1
+    fewest = -(-sum(sizes) // budget)
+    assert len(groups) >= fewest if max(sizes) <= budget else True
+    if max(sizes) <= budget:
+        assert len(groups) <= 1.5 * fewest + 1, "first fit decreasing is never far from the fewest"
+
+
+@given(lengths, st.integers(1, 20))
+def test_groups_in_order_of_length(sizes: list[int], budget: int):
+    table = _table([([1] * n, [1] * n) for n in sizes])
+    groups = list(in_order_of_length(table, budget))
+    rows = np.concatenate(groups)
+    assert sorted(rows.tolist()) == list(range(len(sizes)))
+    assert (np.diff(table.lengths[rows]) >= 0).all()
+    for group in groups:
+        assert table.lengths[group].sum() <= budget or len(group) == 1
+
+
+@pytest.mark.parametrize("rows", [[0, 1], np.array([0, 1])])
+def test_passes_take_lists_and_arrays(rows: object):
+    table = _table([([1], [1]), ([2], [1])])
+    assert [group.tolist() for group in passes(table, rows, 5)] == [[0, 1]]  # pyright: ignore[reportArgumentType]
