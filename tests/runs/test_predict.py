@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,3 +96,16 @@ def test_another_base_model_is_refused(finished, tmp_path):
     (base / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
     with pytest.raises(RunError, match="is not the one that .* was tuned on"):
         predict.load(folder)
+
+
+def test_a_run_is_found_from_another_folder(finished, tmp_path, monkeypatch):
+    """Names are kept as typed; the folder they were typed in is recorded, too."""
+    run = finished("reviews")
+    record = json.loads((run.folder / "run.json").read_text())
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    base = Path(record["model"]["name"]).resolve()
+    record["model"]["name"], record["directory"] = base.name, str(base.parent)
+    (folder / "run.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    assert predict.load(folder).predict(["a bad day"]) == run.predict(["a bad day"])

@@ -1,6 +1,6 @@
 """Rotary position embedding: rotate by an angle forward, by minus the angle backward; only cos and sin are kept.
 
-With halves x = (a, b):  y = (a cos_1 - b sin_1,  b cos_2 + a sin_2)      x: (..., tokens, width), cos, sin: (..., tokens, width)
+With halves x = (a, b):  y = (a cos_1 - b sin_1,  b cos_2 + a sin_2)      x, cos, sin: (..., tokens, width)
 """
 
 from typing import Any

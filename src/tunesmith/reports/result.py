@@ -115,6 +115,8 @@ class RunResult:
     method: dict[str, Any]
     """The method's name under 'name', and its settings."""
     command: list[str]
+    directory: str = ""
+    """Where the command was given; relative names of files are looked for there, too."""
     created: str
     """Start in ISO 8601, UTC."""
     settings: dict[str, Any]

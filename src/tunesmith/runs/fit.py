@@ -157,6 +157,7 @@ def _record(session: Session) -> RunResult:
         task=data.task,
         method=session.settings.method,
         command=["tunesmith", *sys.argv[1:]] if Path(sys.argv[0]).stem in ("tunesmith", "__main__") else [],
+        directory=str(Path.cwd()),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=settings.to_mapping(session.settings),
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},

@@ -129,3 +129,9 @@ def _system_error(error: SafetensorError) -> int | None:
     """The system's number of the error that safetensors reports as text."""
     found = re.search(r"os error (\d+)", str(error))
     return int(found[1]) if found else None
+
+
+def located(name: str, directory: str) -> str:
+    """A file or folder as a run named it, from wherever the user is: here, or else in the directory the run began in."""
+    there = Path(directory) / name
+    return str(there) if directory and not Path(name).exists() and there.exists() else name

@@ -22,7 +22,7 @@ from tunesmith.model.load import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import answers
 from tunesmith.runs.measure import score
-from tunesmith.runs.place import Place
+from tunesmith.runs.place import Place, located
 from tunesmith.watch import Quiet
 
 PAIR_SHAPE = "text pair+label"
@@ -125,7 +125,7 @@ def with_adapter(folder: Path, result: RunResult) -> tuple[Source, PreTrainedMod
         RunError: If the base model has changed.
         ModelError: If the base model or the adapter cannot be read.
     """
-    source = loading.find(result.model.name)
+    source = loading.find(located(result.model.name, result.directory))
     if source.fingerprint != result.model.fingerprint:
         raise RunError(
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tunesmith import settings
@@ -10,7 +11,7 @@ from tunesmith.checkpoint.lock import RunLock
 from tunesmith.errors import RunError
 from tunesmith.reports.result import RunResult
 from tunesmith.runs.fit import carry_on
-from tunesmith.runs.place import Place
+from tunesmith.runs.place import Place, located
 from tunesmith.runs.session import prepare_session
 from tunesmith.settings import FitSettings
 from tunesmith.training import memory
@@ -31,7 +32,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
         if result.status == "finished":
             raise RunError(f"{folder} is finished; nothing is left to do. See it with: tunesmith show {folder}")
         chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
-        session = prepare_session(chosen, watch, known_labels=tuple(result.data.labels))
+        session = prepare_session(_located(chosen, result.directory), watch, known_labels=tuple(result.data.labels))
         for what, before, now in (
             ("model", result.model.fingerprint, session.source.fingerprint),
             ("data", result.data.fingerprint, session.data.fingerprint),
@@ -40,3 +41,13 @@ def resume(folder: Path, watch: Watch) -> RunResult:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
         result.status, result.error = "running", None
         return carry_on(session, Place(folder), result, started, resident)
+
+
+def _located(chosen: FitSettings, directory: str) -> FitSettings:
+    """The settings with the run's files named so that they are found from here."""
+    data = replace(
+        chosen.data,
+        data=tuple(located(name, directory) for name in chosen.data.data),
+        eval=None if chosen.data.eval is None else located(chosen.data.eval, directory),
+    )
+    return replace(chosen, model=located(chosen.model, directory), data=data)
