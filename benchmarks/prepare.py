@@ -58,8 +58,8 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, instructions: Path) -> workloa
     def encode(text: str) -> list[int]:
         return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    lines = [line for line in instructions.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows = [workload.tokenise(json.loads(line), render, encode) for line in lines[: 4 * workload.NUM_TIMED]]
+    records = json.loads(instructions.read_text(encoding="utf-8"))
+    rows = [workload.tokenise(record, render, encode) for record in records[: 4 * workload.NUM_TIMED]]
     return workload.choose(rows, cast(int, tokenizer.pad_token_id))
 
 

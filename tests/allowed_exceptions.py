@@ -18,5 +18,10 @@ MANY_PARAMETERS: dict[str, str] = {
 METHOD_NAMES: dict[str, str] = {
     "__init__.py": "the public names",
     "settings.py": "the default of `--method`",
+    "data/convert.py": "a column of the data is called `prompt`",
+    "data/recognise.py": "a column of the data is called `prompt`",
+    "reports/usage.py": "a folder of a run is called `adapter`",
+    "runs/place.py": "a folder of a run is called `adapter`",
+    "starter/__init__.py": "a constant is called `PREFIX`",
 }
 """Files that may say a method's name though they are no method: path below the package -> reason."""

@@ -167,7 +167,8 @@ def test_a_message_must_be_one(run):
         run.chat([{"role": "boss", "content": "x"}])
 
 
-def test_facts_and_warnings_are_logged(caplog):
+def test_facts_and_warnings_are_logged(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tunesmith"), "disabled", False)  # import-linter switches off all loggers it finds
     with caplog.at_level(logging.INFO, "tunesmith"):
         api.Logged().say("read 9 rows, 100 % of them")
         api.Logged().warn("few")

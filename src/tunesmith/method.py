@@ -39,6 +39,16 @@ class Method(ABC):
     def attach(self, model: nn.Module) -> None:
         """Insert the trainable parts, through `model.surgery` only, and freeze the rest."""
 
+    @property
+    def num_positions(self) -> int:
+        """How many of the model's positions the method takes from every row."""
+        return 0
+
+    def rate_of(self, parameter_name: str) -> float:
+        """What the learning rate is multiplied by for one of the parameters that learn."""
+        del parameter_name
+        return 1.0
+
     def merge(self, model: nn.Module) -> None:
         """Fold the trained parts into the base weights and take the added modules away.
 

@@ -175,7 +175,7 @@ def _edit(folder: Path, **changes: object) -> None:
 
 
 HOSTILE: list[tuple[dict[str, object], str]] = [
-    ({"use_dora": True}, "use_dora"),
+    ({"use_dora": True}, "magnitude"),
     ({"use_qalora": True}, "use_qalora"),
     ({"bias": "all"}, "bias"),
     ({"lora_bias": True}, "lora_bias"),

@@ -27,7 +27,7 @@ def stopped(server, bench, tmp_path_factory):
 @pytest.fixture
 def copied(stopped, tmp_path, monkeypatch, no_figures):
     shutil.copytree(stopped, tmp_path / "copy")
-    record = json.loads((tmp_path / "copy" / "run" / "run.json").read_text()) | {"directory": ""}  # the stopped run is elsewhere
+    record = json.loads((tmp_path / "copy" / "run" / "run.json").read_text()) | {"directory": ""}
     (tmp_path / "copy" / "run" / "run.json").write_text(json.dumps(record))
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -204,3 +206,23 @@ def test_tied_weights_are_taken_once():
     optimizer.step(RATE)
     assert list(optimizer.trained()) == ["0.weight"]
     assert model[1].weight is model[0].weight
+
+
+def test_a_parameter_learns_at_its_own_rate():
+    """As in torch's AdamW with a group for every rate; a checkpoint holds all groups."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 4)
+    twin = copy.deepcopy(model)
+    optimizer = FlatAdamW(model.named_parameters(), 0.0, rate_of=lambda name: 16.0 if name == "bias" else 1.0)
+    reference = torch.optim.AdamW(
+        [{"params": [twin.weight], "lr": 1e-3}, {"params": [twin.bias], "lr": 16e-3}], weight_decay=0.0
+    )
+    for _ in range(3):
+        for one in (model, twin):
+            one(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step(1e-3)
+        reference.step()
+        reference.zero_grad()
+    torch.testing.assert_close(model.weight, twin.weight, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(model.bias, twin.bias, rtol=1e-6, atol=1e-7)
+    assert {name.split(".")[0] for name in optimizer.state()} == {"0", "1"}

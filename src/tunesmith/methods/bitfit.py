@@ -1,6 +1,8 @@
 """BitFit: train the biases of the model and nothing else.
 
-y = W x + b      only b: (d_out,) learns. A model without biases has one kind of vector only, the scales of its norms: they learn.
+y = W x + b      b: (d_out,)
+
+Only biases learn. A model without biases has one kind of vector only, the scales of its norms: there they learn.
 """
 
 from dataclasses import dataclass

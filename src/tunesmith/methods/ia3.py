@@ -5,6 +5,7 @@ k' = l_k * (W_k x)      v' = l_v * (W_v x)      y = W_down (l_ff * u)      l_k, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -97,12 +98,8 @@ class IA3(Method, PeftFormat):
             "feedforward_modules": names,
             "fan_in_fan_out": any(anatomy.stores_inputs_first(layer.base) for layer in layers.values()),
         }
-        tensors = {
-            f"{PREFIX}{path}.ia3_l": layer.all_channels(trained[f"{path}.scale"])
-            .detach()
-            .reshape(_SHAPES[layer.ranges is None])
-            for path, layer in layers.items()
-        }
+        scales = {path: layer.all_channels(trained[f"{path}.scale"]).detach() for path, layer in layers.items()}
+        tensors = {f"{PREFIX}{path}.ia3_l": scale.reshape(_SHAPES[path in inputs]) for path, scale in scales.items()}
         own = {f"{path}.scale" for path in layers}
         return PeftParts(config, tensors, {name: tensor for name, tensor in trained.items() if name not in own})
 
@@ -118,11 +115,11 @@ class IA3(Method, PeftFormat):
         flat = {name: tensor.flatten() for name, tensor in own.items()}
         outputs = [name for name in own if name not in inputs]
         chosen = {"scale_inputs_of": [_path(name) for name in inputs], "scale_outputs_of": [_path(name) for name in outputs]}
-        usual = cls()
-        try:
+        usual, shares = cls(), {}
+        with contextlib.suppress(NoSuchTarget):
+            if set(roles.layers(model, usual.scale_inputs_of)) == {_path(name) for name in inputs}:
+                chosen["scale_inputs_of"] = list(usual.scale_inputs_of)
             shares = {f"{part.path}.scale": part for part in roles.outputs(model, usual.scale_outputs_of)}
-        except NoSuchTarget:
-            shares = {}
         if shares.keys() == set(outputs) and all(_ones_elsewhere(flat[name], shares[name].ranges) for name in outputs):
             chosen["scale_outputs_of"] = list(usual.scale_outputs_of)
             flat |= {name: torch.cat([flat[name][slice(*r)] for r in shares[name].ranges]) for name in outputs}

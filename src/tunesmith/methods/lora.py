@@ -52,7 +52,12 @@ class LoRA(Method, PeftFormat):
     scaling: Literal["standard", "rank-stabilized"] = "standard"
     """`standard` divides alpha by the rank, `rank-stabilized` by its square root (rsLoRA)."""
 
+    b_rate: float = 1.0
+    """How many times faster than A the factor B learns (LoRA+: 16)."""
+
     def __post_init__(self) -> None:
+        if not 0 < self.b_rate <= 1000:
+            raise SettingsError(f"method.b_rate must be above 0 and at most 1000, found {self.b_rate}.")
         if not 1 <= self.rank <= 4096:
             raise SettingsError(f"method.rank must be between 1 and 4096, found {self.rank}.")
         if not 0 <= self.dropout < 1:
@@ -62,6 +67,9 @@ class LoRA(Method, PeftFormat):
     def scale(self) -> float:
         """What the change is multiplied by."""
         return self.alpha / (self.rank if self.scaling == "standard" else math.sqrt(self.rank))
+
+    def rate_of(self, parameter_name: str) -> float:
+        return self.b_rate if parameter_name.endswith(".b") else 1.0
 
     def attach(self, model: nn.Module) -> None:
         surgery.freeze(model)

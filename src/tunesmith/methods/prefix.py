@@ -1,9 +1,10 @@
 """Prefix tuning: learn keys and values that every attention layer sees before those of the input.
 
-out = softmax(q [P_k ; k]t) [P_v ; v]      P_k, P_v of each layer: (key heads, num_tokens, width), at the start those of random words
+out = softmax(q [P_k ; k]t) [P_v ; v]      P_k, P_v of each layer: (key heads, num_tokens, width)
 
-With `hidden` they are made by a network while training: P = V tanh(U E), E: (num_tokens, hidden size), U: (hidden, hidden size),
-V: (all keys and values, hidden), which runs once per forward pass, not once per row.
+At the start they are the keys and values of random words. With `hidden` a network makes them while training:
+P = V tanh(U E) with E: (num_tokens, hidden size), U: (hidden, hidden size), V: (all keys and values, hidden). It runs once per
+forward pass, not once per row.
 """
 
 from __future__ import annotations
@@ -86,6 +87,10 @@ class PrefixTuning(Method, PeftFormat):
             raise SettingsError(f"method.num_tokens must be between 1 and 4096, found {self.num_tokens}.")
         if self.hidden is not None and self.hidden < 1:
             raise SettingsError(f"method.hidden must be at least 1, found {self.hidden}.")
+
+    @property
+    def num_positions(self) -> int:
+        return self.num_tokens
 
     def attach(self, model: nn.Module) -> None:
         assert isinstance(model, PreTrainedModel)

@@ -54,6 +54,10 @@ class Prompt(Method, PeftFormat):
         if not 1 <= self.num_tokens <= 4096:
             raise SettingsError(f"method.num_tokens must be between 1 and 4096, found {self.num_tokens}.")
 
+    @property
+    def num_positions(self) -> int:
+        return self.num_tokens
+
     def attach(self, model: nn.Module) -> None:
         assert isinstance(model, PreTrainedModel)
         surgery.freeze(model)

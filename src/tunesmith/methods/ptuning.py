@@ -1,7 +1,9 @@
 """P-tuning: a soft prompt that a small network makes from free vectors, which eases learning.
 
-x' = [E(h)_1 .. E(h)_n ; x]      h: (num_tokens, width of the embeddings) normal at random, E: three linear layers with ReLU between, or
-                                a bidirectional LSTM and two linear layers; it runs once per forward pass, not once per row
+x' = [E(h)_1 .. E(h)_n ; x]      h: (num_tokens, width of the embeddings), normal at random
+
+E is three linear layers with ReLU between, or a bidirectional LSTM and two linear layers. It runs once per forward pass, not
+once per row.
 """
 
 from __future__ import annotations
@@ -67,6 +69,10 @@ class PTuning(Method, PeftFormat):
             raise SettingsError(f"method.num_tokens must be between 1 and 4096, found {self.num_tokens}.")
         if self.hidden is not None and self.hidden < 1:
             raise SettingsError(f"method.hidden must be at least 1, found {self.hidden}.")
+
+    @property
+    def num_positions(self) -> int:
+        return self.num_tokens
 
     def attach(self, model: nn.Module) -> None:
         assert isinstance(model, PreTrainedModel)

@@ -273,7 +273,7 @@ def own_positions(part: nn.Module) -> nn.Module | None:
     return None if takes_them else getattr(part, "embed_positions", None)
 
 
-def num_layers(model_config: object) -> int:
+def num_layers(model_config: PretrainedConfig) -> int:
     """How many layers the model has, of its decoder if it has two stacks."""
-    text = model_config.get_text_config(decoder=True) if hasattr(model_config, "get_text_config") else model_config
+    text = model_config.get_text_config(decoder=True)
     return int(getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", None) or text.num_hidden_layers)  # pyright: ignore

@@ -95,7 +95,7 @@ def _attention(
 
 
 def _mask(*shape: Any, **settings: Any) -> Tensor | None:
-    """A mask wherever a token may not look at all others, since causality cannot be left to a kernel that knows no extra keys."""
+    """A mask wherever a token may not look at all others: causality cannot be left to a kernel that knows no extra keys."""
     return sdpa_mask(*shape, **{**settings, "allow_is_causal_skip": False})
 
 

@@ -12,7 +12,29 @@ from tunesmith.kernels.lora_linear import lora_linear
 from tunesmith.model import anatomy, surgery
 
 
-class LoRALinear(nn.Module):
+class ChangedLinear(nn.Module):
+    """A frozen linear layer, `base`, and a change of its weight."""
+
+    base: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, as stored; some models look at its data type."""
+        return anatomy.stored_weight(self.base)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias, `(d_out,)`."""
+        bias = self.base.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
+
+    def merged_weight(self) -> Tensor:
+        """The weight that does the same alone, `(d_out, d_in)` float64."""
+        raise NotImplementedError
+
+
+class LoRALinear(ChangedLinear):
     """y = W x + s B A x      A: (rank, d_in) Kaiming-uniform, B: (d_out, rank) zero at the start."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
@@ -30,20 +52,7 @@ class LoRALinear(nn.Module):
             return self.base(x) + self.scale * (self.dropout(x) @ self.a.t().to(x.dtype) @ self.b.t().to(x.dtype))
         return lora_linear(x, anatomy.linear_weight(self.base), self.bias, self.a, self.b, self.scale)
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, as stored; some models look at its data type."""
-        return anatomy.stored_weight(self.base)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen bias, `(d_out,)`."""
-        bias = self.base.bias
-        assert bias is None or isinstance(bias, Tensor)
-        return bias
-
     def merged_weight(self) -> Tensor:
-        """The weight that does the same alone, `(d_out, d_in)` float64."""
         return anatomy.linear_weight(self.base).double() + (self.scale * self.b @ self.a).double()
 
 
@@ -59,7 +68,7 @@ def merge(model: nn.Module) -> None:
     Raises:
         NotMergeable: If a weight is also used at another place.
     """
-    changed = layers(model)
+    changed = {path: module for path, module in model.named_modules() if isinstance(module, ChangedLinear)}
     for path in (path for path, layer in changed.items() if anatomy.is_tied(model, layer.base)):
         raise NotMergeable(f"{path!r} shares its weight with the embeddings, which would change too. Keep the adapter.")
     for layer in changed.values():

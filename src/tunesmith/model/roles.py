@@ -20,11 +20,15 @@ _PATTERNS = {
     QUERIES: ("q_proj", "*.query", "q_lin", "*Attention.q"),
     KEYS: ("k_proj", "*.key", "k_lin", "*Attention.k"),
     VALUES: ("v_proj", "*.value", "v_lin", "*Attention.v"),
-    ATTENTION: ("o_proj", "*attn.out_proj", "out_lin", "*Attention.o", "*attn.Wo", "*attn.c_proj", "*attention.output.dense")
-    + ("*attention.dense",),
+    ATTENTION: (
+        *("o_proj", "*attn.out_proj", "out_lin", "*Attention.o", "*attn.Wo", "*attn.c_proj"),
+        *("*attention.output.dense", "*attention.dense"),
+    ),
     FEED_FORWARD: ("down_proj", "fc2", "lin2", "*.wo", "*mlp.Wo", "*mlp.c_proj", "*.output.dense", "dense_4h_to_h"),
-    FEED_FORWARD_IN: ("gate_proj", "gate_up_proj", "fc1", "lin1", "*.wi", "*.wi_0", "*mlp.Wi", "*.c_fc", "*intermediate.dense")
-    + ("dense_h_to_4h",),
+    FEED_FORWARD_IN: (
+        *("gate_proj", "gate_up_proj", "fc1", "lin1", "*.wi", "*.wi_0", "*mlp.Wi", "*.c_fc"),
+        *("*intermediate.dense", "dense_h_to_4h"),
+    ),
 }
 """Patterns for the last part of a path, or for the whole path if they begin with `*`."""
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")

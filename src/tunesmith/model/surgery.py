@@ -106,11 +106,13 @@ def train_added(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def cast(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset()) -> None:
-    """Store all parameters in `dtype`, but those of the modules in `keep`."""
+def cast(
+    model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset(), only_frozen: bool = False
+) -> None:
+    """Store all parameters in `dtype`, but those of the modules in `keep`; with `only_frozen` those that do not learn."""
     kept = {id(p) for module in keep for p in module.parameters()}
     for parameter in model.parameters():
-        if parameter.is_floating_point() and id(parameter) not in kept:
+        if parameter.is_floating_point() and id(parameter) not in kept and not (only_frozen and parameter.requires_grad):
             parameter.data = parameter.data.to(dtype)
 
 

@@ -1,7 +1,7 @@
 """Positions that exist in no input text: learnt vectors before the input, or learnt keys and values before every layer's.
 
-`prepend` gives a model vectors that stand before the words' embeddings. In a decoder they see nothing but each other, so a packed
-stream has them once, for all rows; in an encoder, where they see the words, every row has its own. `give_keys` gives
+`prepend` gives a model vectors that stand before the words' embeddings. In a decoder they see nothing but each other, so a
+packed stream has them once, for all rows; in an encoder, where they see the words, every row has its own. `give_keys` gives
 keys and values. Either way positions count from the virtual tokens on, and the model answers for the words only.
 
 The virtual tokens are a module with the name `virtual_tokens` in the part of the model that reads or writes; it is called
@@ -54,7 +54,7 @@ def prepend(model: PreTrainedModel, tokens: VirtualTokens) -> None:
 
 
 def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
-    """Let the layers of the part that answers see `tokens()` first: keys and values `(2, key heads, virtual tokens, width)` of each."""
+    """Let the layers of the part that answers see `tokens()` first, keys and values of each layer."""
     path = anatomy.path_of(model, anatomy.writer(model))
     surgery.see_extra_keys(model, path)
     surgery.add(model, path_before_keys(model), tokens)
@@ -66,6 +66,11 @@ def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
 def find(model: nn.Module) -> tuple[str, VirtualTokens]:
     """The module that makes the model's virtual tokens, and its path."""
     return next((path, module) for path, module in model.named_modules() if isinstance(module, VirtualTokens))
+
+
+def count(model: nn.Module) -> int:
+    """How many virtual tokens stand before every input of the model."""
+    return sum(module.num_tokens for module in model.modules() if isinstance(module, VirtualTokens))
 
 
 def path_before_words(model: PreTrainedModel) -> str:
@@ -88,7 +93,7 @@ def embeddings_of_random_words(model: PreTrainedModel, count: int) -> Tensor:
 
 @torch.no_grad()
 def keys_of_random_words(model: PreTrainedModel, count: int) -> dict[str, Tensor]:
-    """Keys and values `(2, key heads, count, width)` float32 of random token ids, by path of the layer in the part that answers."""
+    """Keys and values `(2, key heads, count, width)` float32 of random words, by path of the layer in the part that answers."""
     part, training = anatomy.writer(model), model.training
     vocabulary = anatomy.stored_weight(model.get_input_embeddings()).shape[0]
     ids = torch.randint(vocabulary, (1, count), device=anatomy.device_of(model))
@@ -155,7 +160,7 @@ def _places(part: PreTrainedModel, count: int) -> list[int] | None:
 
 
 def _before_each(t: Tensor, first: Tensor, lengths: list[int] | None) -> Tensor:
-    """`first` `(count, ...)` before every row of `t` `(rows, tokens, ...)`, or of a stream `(1, tokens, ...)` with such rows."""
+    """`first` `(count, ...)` before every row of `t` `(rows, tokens, ...)`, or of a stream with rows of these lengths."""
     if lengths is None:
         return torch.cat([first.expand(len(t), *first.shape), t], 1)
     return torch.cat([piece for row in t[0].split(lengths) for piece in (first, row)])[None]
@@ -196,6 +201,7 @@ def _give(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, In
     words = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
     tokens, past, bias = find(part)[1], _past(inputs), None
     assert isinstance(tokens, VirtualKeys)
+    assert isinstance(words, Tensor)
     count = tokens.num_tokens
     for path, pair in zip(tokens.paths, tokens(), strict=True):
         layer = part.get_submodule(path)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunesmith.data.examples import Chat, Example, Message, SourceTarget
 from tunesmith.data.prompts import Prompter
 from tunesmith.evaluation.generate import Answer, Generation, generate, stream, text_pieces
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, virtual_tokens
 
 
 def write(
@@ -54,7 +54,9 @@ def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def _generation(model: PreTrainedModel, stop_ids: tuple[int, ...], max_new_tokens: int) -> Generation:
-    return Generation(max_new_tokens=max_new_tokens, stop_ids=stop_ids, max_length=anatomy.maximum_length(model.config))
+    longest = anatomy.maximum_length(model.config)
+    room = None if longest is None else longest - virtual_tokens.count(model)
+    return Generation(max_new_tokens=max_new_tokens, stop_ids=stop_ids, max_length=room)
 
 
 def _as_text(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str:

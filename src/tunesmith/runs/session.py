@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -102,9 +101,12 @@ class Session:
         training = self.settings.training
         torch.manual_seed(training.seed)
         self.method.attach(self.model)
-        stored = precision.stored_as(self.model, self.dtype) if self.method.trains_base_weights else {}
+        stored = {}
+        if self.method.trains_base_weights and self.dtype != torch.float32:
+            precision.store_rest(self.model, self.dtype)
+            stored = precision.stored_as(self.model, self.dtype)
         assert training.weight_decay is not None
-        return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored)
+        return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
 
 
 def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[str, ...] = ()) -> Session:
@@ -124,7 +126,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         with_starters(chosen.data, watch),
         source.tokenizer,
         task=chosen.task,
-        model_max_length=longest or 2**20,
+        model_max_length=max(1, (longest or 2**20) - method.num_positions),
         is_encoder=source.is_encoder,
         known_labels=known_labels,
     )

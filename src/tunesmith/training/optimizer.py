@@ -4,7 +4,7 @@ Every trained parameter becomes a view of a flat float32 buffer and so does its 
 the update and the zeroing are one operation each. A parameter stored in fewer bits keeps its float32 master in the buffer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ EPSILON = 1e-8
 
 @dataclass
 class _Group:
-    """Parameters with the same weight decay, one after the other in `values` and `gradients`, each `(elements,)`."""
+    """Parameters of one decay and rate, one after the other in `values` and `gradients`, each `(elements,)`."""
 
     names: list[str]
     parameters: list[nn.Parameter]
@@ -24,6 +24,8 @@ class _Group:
     gradients: Tensor
     low_precision: list[tuple[nn.Parameter, Tensor, Tensor]]
     """(parameter, its master, its gradient's sum) for those that are not float32 themselves."""
+    rate: float = 1.0
+    """What the learning rate is multiplied by."""
 
 
 class FlatAdamW:
@@ -34,14 +36,17 @@ class FlatAdamW:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         weight_decay: float,
         stored_as: Mapping[str, torch.dtype] | None = None,
+        rate_of: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
-        """Take over the parameters that learn; those named in `stored_as` compute in that type, their masters in float32."""
+        """Take over the parameters that learn; those named in `stored_as` compute in that type, their masters in float32.
+
+        `rate_of` gives what the learning rate is multiplied by for the parameter of a name.
+        """
         trained = [(n, p) for n, p in named_parameters if p.requires_grad]
-        self._groups = [
-            _flatten(chosen, stored_as or {})
-            for chosen in ([(n, p) for n, p in trained if p.ndim > 1], [(n, p) for n, p in trained if p.ndim <= 1])
-            if chosen
-        ]
+        kinds: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in trained:
+            kinds.setdefault((parameter.ndim <= 1, rate_of(name)), []).append((name, parameter))
+        self._groups = [_flatten(kinds[kind], stored_as or {}, kind[1]) for kind in sorted(kinds)]
         decays = [weight_decay if g.parameters[0].ndim > 1 else 0.0 for g in self._groups]
         self._adamw = torch.optim.AdamW(
             [{"params": [g.values], "weight_decay": decay} for g, decay in zip(self._groups, decays, strict=True)],
@@ -65,7 +70,7 @@ class FlatAdamW:
     def step(self, learning_rate: float, factor: float = 1.0) -> None:
         """Move the weights along the gradients times `factor`, and forget the gradients."""
         for group, settings in zip(self._groups, self._adamw.param_groups, strict=True):
-            settings["lr"] = learning_rate
+            settings["lr"] = learning_rate * group.rate
             group.values.grad = group.gradients if factor == 1.0 else group.gradients.mul_(factor)
         self._adamw.step()
         for group in self._groups:
@@ -108,7 +113,7 @@ class FlatAdamW:
         self.forget()
 
 
-def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torch.dtype]) -> _Group:
+def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torch.dtype], rate: float) -> _Group:
     """Move the parameters into one buffer; they stay usable as they were."""
     names, parameters = [n for n, _ in named], [p for _, p in named]
     device, total = parameters[0].device, sum(p.numel() for p in parameters)
@@ -128,4 +133,4 @@ def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torc
             parameter.data = parameter.detach().to(stored)
             low_precision.append((parameter, master, gradient))
         start = end
-    return _Group(names, parameters, values, gradients, low_precision)
+    return _Group(names, parameters, values, gradients, low_precision, rate)

@@ -40,6 +40,11 @@ def store_frozen(model: PreTrainedModel, dtype: torch.dtype) -> None:
     surgery.cast(model, dtype, keep=_head(model))
 
 
+def store_rest(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Store in `dtype` what a method that trains some of the base weights leaves alone; call it after it has attached."""
+    surgery.cast(model, dtype, keep=_head(model), only_frozen=True)
+
+
 def stored_as(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """Names of the base weights that a method which trains them keeps in `dtype`, with float32 masters in the optimizer."""
     if dtype == torch.float32:
