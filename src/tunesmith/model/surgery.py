@@ -106,9 +106,7 @@ def train_added(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def cast(
-    model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset(), only_frozen: bool = False
-) -> None:
+def cast(model: nn.Module, dtype: torch.dtype, *, keep: frozenset[nn.Module] = frozenset(), only_frozen: bool = False) -> None:
     """Store all parameters in `dtype`, but those of the modules in `keep`; with `only_frozen` those that do not learn."""
     kept = {id(p) for module in keep for p in module.parameters()}
     for parameter in model.parameters():
