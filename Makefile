@@ -55,6 +55,7 @@ bench-quick: setup  ## the same in 3 minutes; nothing is kept
 
 docs: setup  ## write docs/reference from the code
 	$(BIN)/python tools/reference.py docs/reference
+	$(BIN)/python tools/methods_table.py docs/methods.md
 	$(BIN)/python tools/file_tree.py README.md
 
 new-method: setup  ## scaffold a fine-tuning method: make new-method NAME=my-method

@@ -105,9 +105,9 @@ class TrainingSettings:
     """The same seed gives the same run."""
     threads: Count | None = None
     """CPU threads. Default: one per core."""
-    model_dropout: bool = False
+    model_dropout: Literal["on", "off"] = "off"
     """Use the dropout that the model was pre-trained with, too; a method's own dropout is a setting of the method."""
-    fast_paths: bool = True
+    fast_paths: Literal["on", "off"] = "on"
     """Compute norms, gated products and rotary embeddings by tunesmith's kernels where they agree with the model's own."""
 
 

@@ -109,6 +109,12 @@ def test_the_reference_is_what_the_code_says(page):
     assert (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8") == made, "run `make docs`"
 
 
+@pytest.mark.slow
+def test_the_table_of_methods_is_what_the_code_says():
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert text == _tool("methods_table").written(text), "run `make docs`"
+
+
 def test_the_public_names_are_the_same_in_all_three_places():
     """For the interpreter, for `import *`, and for type checkers."""
     import tunesmith

@@ -1,6 +1,10 @@
 """IA3: learn one multiplier per channel of the keys, the values and the inner activations of the feed-forward blocks.
 
-k' = l_k * (W_k x)      v' = l_v * (W_v x)      y = W_down (l_ff * u)      l_k, l_v: (d_out,), l_ff: (d_in,), all 1 at the start
+k' = l_k * (W_k x)      l_k: (outputs of W_k,)
+v' = l_v * (W_v x)      l_v: (outputs of W_v,)
+y = W (l_ff * u)      l_ff: (inputs of W,), W: the layer that ends a feed-forward block
+
+All are 1 at the start.
 """
 
 from __future__ import annotations

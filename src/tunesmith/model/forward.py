@@ -116,8 +116,9 @@ class PaddedForward(Forward):
     def mean_states(self, batch: Batch) -> Tensor:
         input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
         reader = anatomy.reader(self.model)
-        states = reader(input_ids=input_ids, attention_mask=mask).last_hidden_state.float() * mask[..., None]
-        return states.sum(1) / mask.sum(1, keepdim=True)
+        states = reader(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        words = states[:, -mask.shape[1] :].float() * mask[..., None]  # virtual tokens stand before them
+        return words.sum(1) / mask.sum(1, keepdim=True)
 
     @property
     def _filler(self) -> int:

@@ -98,7 +98,7 @@ def keys_of_random_words(model: PreTrainedModel, count: int) -> dict[str, Tensor
     vocabulary = anatomy.stored_weight(model.get_input_embeddings()).shape[0]
     ids = torch.randint(vocabulary, (1, count), device=anatomy.device_of(model))
     words = model.get_input_embeddings()(ids)
-    with extra_keys.recording(part.config) as layers:  # pyright: ignore
+    with surgery.without_pooler(model), extra_keys.recording(part.config) as layers:  # pyright: ignore
         part.eval()
         part(inputs_embeds=words)
         part.train(training)

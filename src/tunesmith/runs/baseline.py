@@ -68,7 +68,7 @@ def measure(session: Session, place: Place) -> Base:
             return Base.load(place.base_answers)
         except RunError as error:
             watch.warn(f"{error} The base model is measured again.")
-    ruler = gauge(session.source, data.task)
+    ruler = gauge(session.source, data.task, session.longest)
     retention.save_record(place.base_record, ruler.before(outputs(session.forward, ruler)))
     scores = score(session.forward, data.test, watch, "measuring the base model")
     stages = []

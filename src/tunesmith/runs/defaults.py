@@ -77,5 +77,5 @@ def plan(settings: TrainingSettings, num_rows: int) -> Plan:
         checkpoint_every_steps=settings.checkpoint_every_steps,
         max_seconds=settings.max_time,
         seed=settings.seed,
-        model_dropout=settings.model_dropout,
+        model_dropout=settings.model_dropout == "on",
     )

@@ -94,9 +94,9 @@ def question_and_answer(example: Example) -> tuple[str, str]:
             return example.text[:300], example.text[300:600]
 
 
-def gauge(source: Source, task: str) -> LanguageGauge | EncoderGauge:
-    """The measure of forgetting that fits what the model does."""
-    tokenizer, longest = source.tokenizer, anatomy.maximum_length(source.config)
+def gauge(source: Source, task: str, longest: int | None) -> LanguageGauge | EncoderGauge:
+    """The measure of forgetting that fits what the model does, with rows of at most `longest` tokens."""
+    tokenizer = source.tokenizer
 
     def encode(text: str) -> Sequence[int]:
         return tokenizer(text, truncation=longest is not None, max_length=longest)["input_ids"]  # pyright: ignore[reportReturnType]

@@ -29,7 +29,7 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
         Stage(name=PAIRED, split="test", metrics=_paired(base, test)),
     ]
     result.examples = _examples(session, base, test)
-    ruler = gauge(session.source, data.task)
+    ruler = gauge(session.source, data.task, session.longest)
     kept = ruler.after(outputs(session.forward, ruler), retention.load_record(place.base_record))
     result.retention = kept.measures
     watch.say(kept.sentence)

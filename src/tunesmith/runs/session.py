@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tunesmith import registry, settings, starter
 from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import PreparedData, prepare
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, SettingsError
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, load
 from tunesmith.model.load import Source
@@ -63,6 +63,11 @@ class Session:
     forward: forward.Forward = field(init=False)
     dtype: torch.dtype = field(init=False)
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest row that the tuned model takes, None if there is no limit."""
+        return longest(self.source, self.method)
+
     def load_base(self) -> None:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
@@ -70,7 +75,7 @@ class Session:
         self.model = load.load(self.source, self.data.task, labels=self.data.labels)
         nn.Module.to(self.model, self.device)
         self.forward, reason = forward.choose(
-            self.model, classification=self.data.task == "classification", fast=training.fast_paths
+            self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"
         )
         self.dtype, sentence = precision.choose(training.precision, self.device)
         if reason and self.dtype != torch.float32 and self.device.type == "cpu":
@@ -121,12 +126,11 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     recorder = Recorder(watch)
     method = method_of(chosen)
     source = load.find(chosen.model)
-    longest = anatomy.maximum_length(source.config)
     data = prepare(
         with_starters(chosen.data, watch),
         source.tokenizer,
         task=chosen.task,
-        model_max_length=max(1, (longest or 2**20) - method.num_positions),
+        model_max_length=longest(source, method) or 2**20,
         is_encoder=source.is_encoder,
         known_labels=known_labels,
     )
@@ -171,6 +175,18 @@ def _weightless(tensor: Tensor) -> Tensor:
     """A stand-in on torch's `meta` device, of the same kind and form."""
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def longest(source: Source, method: Method) -> int | None:
+    """Tokens of the longest row that a model tuned by the method takes, None if there is no limit.
+
+    Raises:
+        SettingsError: If the method leaves no room.
+    """
+    positions = anatomy.maximum_length(source.config)
+    if positions is not None and positions <= method.num_positions:
+        raise SettingsError(f"{method.name!r} takes {method.num_positions} positions of the {positions} that the model has.")
+    return None if positions is None else positions - method.num_positions
 
 
 def with_starters(data: DataSettings, watch: Watch) -> DataSettings:

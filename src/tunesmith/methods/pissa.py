@@ -1,0 +1,73 @@
+"""PiSSA: low-rank adaptation that starts from the strongest directions of a weight instead of from nothing.
+
+y = W x + (B A - B_0 A_0) x      A: (rank, d_in), B: (d_out, rank), equal to A_0 and B_0 at the start
+
+B_0 A_0 is W along its strongest `rank` singular directions, so this is (W - B_0 A_0) x + B A x with W left as it is. Only the
+product of B_0 and A_0 enters, which their signs do not change, so they are found again and not saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.errors import SettingsError
+from tunesmith.method import Method
+from tunesmith.model import anatomy, low_rank, surgery
+
+
+class PiSSALinear(low_rank.ChangedLinear):
+    """A frozen linear layer whose strongest directions learn."""
+
+    def __init__(self, base: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        left, strengths, right = torch.linalg.svd(anatomy.linear_weight(base).detach().float(), full_matrices=False)
+        roots = strengths[:rank].sqrt()
+        self.register_buffer("first_a", (roots[:, None] * right[:rank]).contiguous(), persistent=False)
+        self.register_buffer("first_b", (left[:, :rank] * roots).contiguous(), persistent=False)
+        self.a = nn.Parameter(self.get_buffer("first_a").clone())
+        self.b = nn.Parameter(self.get_buffer("first_b").clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., d_in)` to `(..., d_out)`."""
+        a, b, first_a, first_b = (t.to(x.dtype).t() for t in (self.a, self.b, *self._first()))
+        # Two products of one form, so that their difference is exactly zero at the start.
+        return self.base(x) + (x @ a @ b - x @ first_a @ first_b)
+
+    def merged_weight(self) -> Tensor:
+        first_a, first_b = self._first()
+        return anatomy.linear_weight(self.base).double() + (self.b @ self.a - first_b @ first_a).double()
+
+    def _first(self) -> tuple[Tensor, Tensor]:
+        return self.get_buffer("first_a"), self.get_buffer("first_b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiSSA(Method):
+    """Low-rank adaptation of the principal singular directions of linear layers."""
+
+    name = "pissa"
+    paper = "https://arxiv.org/abs/2404.02948"
+    learning_rate = 2e-4
+    learning_rate_small = 1e-3
+
+    rank: int = 16
+    """How many directions learn; capacity and memory grow with it."""
+    targets: tuple[str, ...] = (anatomy.ALL_LINEAR,)
+    """Names of the layers to adapt (`q_proj v_proj`, patterns allowed), or `all-linear`."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank <= 4096:
+            raise SettingsError(f"method.rank must be between 1 and 4096, found {self.rank}.")
+
+    def attach(self, model: nn.Module) -> None:
+        surgery.freeze(model)
+        for path in anatomy.linear_targets(model, self.targets):
+            surgery.replace(model, path, PiSSALinear(model.get_submodule(path), self.rank))
+        surgery.thaw(model, anatomy.new_head_parameters(model))
+
+    def merge(self, model: nn.Module) -> None:
+        low_rank.merge(model)
