@@ -91,3 +91,13 @@ def test_texts_are_shown_as_they_are():
     view.say("[bold]rows[/bold] \x1b[31m")
     view.warn("[red]x")
     assert output.getvalue() == "[bold]rows[/bold] �[31m\nwarning: [red]x\n"
+
+
+def test_the_time_left_counts_what_was_done_in_this_phase_only(clock):
+    """Training goes on after an evaluation with most of its steps behind it."""
+    output = io.StringIO()
+    with View(console=Console(file=output, width=120)) as view:
+        view.progress(Progress(phase="training", done=101, total=200))
+        clock[0] += 11
+        view.progress(Progress(phase="training", done=111, total=200))
+    assert output.getvalue() == "training: 111/200 steps, 1 min 29 s left\n"

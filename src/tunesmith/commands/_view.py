@@ -29,6 +29,7 @@ class View:
         self._quiet = quiet
         self._phase: str | None = None
         self._started = self._last_line = 0.0
+        self._done_before = 0
         self._live: Live | None = None
 
     def __enter__(self) -> View:
@@ -56,15 +57,17 @@ class View:
         if progress.phase != self._phase:
             self._end_phase()
             self._phase, self._started, self._last_line = progress.phase, now, 0.0
+            self._done_before = max(0, progress.done - 1)  # training goes on after an evaluation, or a resume
         elapsed, over = now - self._started, progress.done == progress.total
         shown = self._live is not None or self._last_line > 0
         if elapsed >= QUIET_SECONDS and (shown or not over):
-            self._show(progress, elapsed, now)
+            share = progress.done / max(1, progress.done - self._done_before)
+            self._show(progress, elapsed * share, now)
         if over:
             self._end_phase()
 
     def _show(self, progress: Progress, elapsed: float, now: float) -> None:
-        """Move the bar, or write a line if the last one is old enough."""
+        """Move the bar, or write a line if the last one is old enough; `elapsed` is what all units done would have taken."""
         if self._console.is_terminal:
             from rich.live import Live
 
