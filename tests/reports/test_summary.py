@@ -58,3 +58,10 @@ def test_narrow_terminals(chat_result: RunResult, folder: Path):
     lines = summary_text(chat_result, folder, width=50).splitlines()
     kept_whole = ("tunesmith ", "report ", "adapter ")
     assert max(len(line) for line in lines if not line.startswith(kept_whole)) <= 50
+
+
+def test_merging_is_offered_only_where_it_can_be_done(classification_result: RunResult, folder: Path):
+    (folder / "adapter").mkdir(exist_ok=True)
+    assert "tunesmith merge" in summary_text(classification_result, folder)
+    classification_result.mergeable = False
+    assert "tunesmith merge" not in summary_text(classification_result, folder)

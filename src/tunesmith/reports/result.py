@@ -127,6 +127,8 @@ class RunResult:
     seed: int
     model: ModelFacts
     data: DataFacts
+    mergeable: bool = True
+    """Whether the method's change can be folded into the base weights."""
     status: Status = "running"
     error: str | None = None
     progress: Progress | None = None

@@ -38,15 +38,14 @@ def next_commands(result: RunResult, folder: Path) -> list[NextCommand]:
     commands = [NextCommand(f"tunesmith evaluate {run} DATA", "measure it on other data")]
     if result.task != "classification":
         commands.insert(0, NextCommand(f"tunesmith chat {run}", "talk to it"))
-    if trained_folder(folder) == folder / ADAPTER:
+    if trained_folder(folder) == folder / ADAPTER and result.mergeable:
         commands.append(NextCommand(f"tunesmith merge {run} --out DIR", "write it as an ordinary transformers model"))
     return [*commands, NextCommand(f"tunesmith show {run}", "see this again")]
 
 
 def tunesmith_code(result: RunResult, folder: Path) -> str:
     """Python lines that load the run with tunesmith and use it once."""
-    imports = "from pathlib import Path\nfrom tunesmith.runs import predict"
-    return f'{imports}\n\npredictor = predict.load(Path({str(folder)!a}))\nprint(predictor.predict(["a text of your own"]))'
+    return f'import tunesmith as ts\n\nrun = ts.load({str(folder)!a})\nprint(run.predict(["a text of your own"]))'
 
 
 def transformers_code(result: RunResult, folder: Path) -> str:

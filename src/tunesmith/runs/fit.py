@@ -156,6 +156,7 @@ def _record(session: Session) -> RunResult:
     return RunResult(
         task=data.task,
         method=session.settings.method,
+        mergeable=session.method.mergeable,
         command=["tunesmith", *sys.argv[1:]] if Path(sys.argv[0]).stem in ("tunesmith", "__main__") else [],
         directory=str(Path.cwd()),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
