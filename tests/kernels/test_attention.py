@@ -13,8 +13,16 @@ from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.segments import Segments
 
 SHORT = [5, 1, 9, 2, 1]
-LONG = [3, attention.LONG_SEGMENT, 1, attention.LONG_SEGMENT + 5]
+MIDDLE = [3, 17, 40, 1, 16]  # several blocks of queries
+LONG = [3, 48, 1, 53]  # flash attention
 Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _small_limits(monkeypatch: pytest.MonkeyPatch):
+    """Blocks and flash attention begin at lengths that a test can afford."""
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    monkeypatch.setattr(attention, "LONG_SEGMENT", 48)
 
 
 def _inputs(
@@ -61,8 +69,9 @@ def test_short_segments(heads: tuple[int, int], rule: Rule):
 
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
-def test_long_segments(heads: tuple[int, int], rule: Rule):
-    inputs, segments = _inputs(LONG, *heads), Segments(LONG)
+@pytest.mark.parametrize("lengths", [MIDDLE, LONG], ids=["blocks", "flash"])
+def test_long_segments(lengths: list[int], heads: tuple[int, int], rule: Rule):
+    inputs, segments = _inputs(lengths, *heads), Segments(lengths)
     _assert_equal(
         _with_gradients(segment_attention, inputs, segments, rule), _with_gradients(plain, inputs, segments, rule), 5e-6
     )
@@ -84,7 +93,7 @@ def test_long_segments_go_through_flash_and_windowed_ones_do_not(monkeypatch: py
     assert calls[2:] == [attention.LONG_SEGMENT]
 
 
-@pytest.mark.parametrize("lengths", [SHORT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("lengths", [SHORT, MIDDLE, LONG], ids=["short", "blocks", "flash"])
 def test_values_may_be_wider_or_narrower_than_keys(lengths: list[int]):
     for widths in ((8, 4), (4, 8)):
         inputs, segments, rule = _inputs(lengths, 4, 2, widths=widths), Segments(lengths), Rule(causal=True, scale=0.3)
@@ -101,7 +110,7 @@ def test_float64_gradients_by_finite_differences(rule: Rule):
     assert torch.autograd.gradcheck(lambda q, k, v: segment_attention(q, k, v, segments, rule), inputs)
 
 
-@pytest.mark.parametrize("lengths", [SHORT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("lengths", [SHORT, MIDDLE, LONG], ids=["short", "blocks", "flash"])
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_twin_is_torchs_attention_row_by_row(lengths: list[int], causal: bool):
     q, k, v = _inputs(lengths, 4, 2)
@@ -164,11 +173,11 @@ def test_a_token_sees_nothing_later():
     q, k, v = (t.detach() for t in _inputs(LONG, 2, 2))
     segments, rule = Segments(LONG), Rule(causal=True, scale=0.3)
     before = segment_attention(q, k, v, segments, rule)
-    middle = 3 + 100
+    middle = 3 + 30
     for t in (q, k, v):
         t[middle] += 3.0
     moved = (segment_attention(q, k, v, segments, rule) - before).abs().amax((1, 2)) > 0
-    assert moved.nonzero()[:, 0].tolist() == list(range(middle, 3 + attention.LONG_SEGMENT))
+    assert moved.nonzero()[:, 0].tolist() == list(range(middle, 3 + LONG[1]))
 
 
 def test_no_probabilities_are_kept_of_long_segments():

@@ -13,13 +13,21 @@ from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.segments import Segments
 
 SHORT = [5, 1, 9, 2]
-LONG = [3, attention.LONG_SEGMENT, 1, attention.LONG_SEGMENT + 5]
+MIDDLE = [3, 17, 40, 1, 16]  # several blocks of queries
+LONG = [3, 48, 1, 53]  # flash attention
 RULES = {
     "causal": Rule(causal=True, scale=0.3),
     "both ways": Rule(causal=False, scale=0.3),
     "causal window": Rule(causal=True, scale=0.3, window=5),
     "soft cap": Rule(causal=True, scale=0.3, softcap=2.0),
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_limits(monkeypatch: pytest.MonkeyPatch):
+    """Blocks and flash attention begin at lengths that a test can afford."""
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    monkeypatch.setattr(attention, "LONG_SEGMENT", 48)
 
 
 def _row_by_row(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
@@ -69,7 +77,9 @@ def _inputs(segments: Segments, heads: int, kv_heads: int) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("in_stream", [True, False], ids=["in the stream", "keys and values only"])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["each its own keys", "two share"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.parametrize(("lengths", "num_shared"), [(SHORT, 1), (SHORT, 7), (LONG, 4), (LONG, 300)], ids=str)
+@pytest.mark.parametrize(
+    ("lengths", "num_shared"), [(SHORT, 1), (SHORT, 7), (MIDDLE, 4), (MIDDLE, 30), (LONG, 4), (LONG, 30)], ids=str
+)
 def test_forward_and_gradients(lengths: list[int], num_shared: int, rule: Rule, heads: tuple[int, int], in_stream: bool):
     segments = Segments(lengths, num_shared=num_shared, in_stream=in_stream)
     inputs = _inputs(segments, *heads)

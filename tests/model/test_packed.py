@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 import packed_cases
 import tiny_models
 from largest_tensor import LargestTensor
+from tunesmith.kernels import attention
 from tunesmith.kernels.segments import Segments
 from tunesmith.model import forward
 from tunesmith.model.batch import Batch
@@ -134,17 +135,22 @@ def test_positions_start_anew_in_every_row(name: str):
     assert (first - other).abs().max() > 1e-3
 
 
+LENGTHS = pytest.mark.parametrize("limit", ["BLOCK", "LONG_SEGMENT"], ids=["blocks", "flash"])
+
+
+@LENGTHS
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "gpt_neox"])
-def test_rows_long_enough_for_flash(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tunesmith.kernels.attention.LONG_SEGMENT", 8)
+def test_long_rows(name: str, limit: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention, limit, 8)
     model = tiny_models.build(name)
     batch = packed_cases.batch(model, "causal")
     packed_cases.assert_equal(packed_cases.together(PackedForward(model), batch), packed_cases.one_by_one(model, batch))
 
 
+@LENGTHS
 @pytest.mark.parametrize("name", tiny_models.ENCODERS)
-def test_encoder_rows_long_enough_for_flash(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tunesmith.kernels.attention.LONG_SEGMENT", 8)
+def test_long_encoder_rows(name: str, limit: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention, limit, 8)
     model = tiny_models.build(name, "classification")
     batch = packed_cases.batch(model, "classification")
     packed_cases.assert_equal(packed_cases.together(PackedForward(model), batch), packed_cases.one_by_one(model, batch))

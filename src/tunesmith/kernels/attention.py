@@ -4,12 +4,14 @@ For each segment      out = softmax(cap(s q kT) + mask) v      q: (tokens, heads
 
 Tokens that all segments see first (`Segments.num_shared`) have their keys and values once, at the head of k and v.
 
-One autograd node serves the whole stream. Short segments take two batched products over the heads, straight on the
-stream's memory, and keep their probabilities; long ones take torch's flash attention, which keeps none.
+One autograd node serves the whole stream. Segments are cut into blocks of queries; a block takes batched products over the
+heads, straight on the stream's memory, with those keys only that its queries may see. A segment of one block keeps its
+probabilities, others make them again in the backward pass. The longest take torch's flash attention.
 """
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.segments import Part, Segments
 
-LONG_SEGMENT = 256  # tokens; from here on torch's flash attention beats batched products on the CPU
+BLOCK = 128  # queries at most
+LONG_SEGMENT = 1024  # tokens; from here on torch's flash attention beats batched products on the CPU
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -53,7 +56,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Te
         scores = (rows.transpose(0, 1) @ keys.transpose(1, 2)).float() * rule.scale
         if rule.softcap:
             scores = rule.softcap * torch.tanh(scores / rule.softcap)
-        mask = _mask(rows, segments, part, rule, scores.dtype)
+        mask = _mask(len(rows), segments, part, rule, scores.dtype)
         weights = (scores if mask is None else scores + mask).softmax(-1)
         weights = torch.nn.functional.dropout(weights, rule.dropout).to(v.dtype)
         parts.append((weights @ values).transpose(0, 1))
@@ -82,6 +85,17 @@ class _Seen:
         return self.buffer[:end]
 
 
+class _Block(NamedTuple):
+    """Some queries of a segment, the keys they may see, and what is added to their scores."""
+
+    rows: slice
+    """Their place among the segment's queries."""
+    keys: slice
+    """The place of what they see among all that the segment sees."""
+    mask: Tensor | None
+    """`(rows, n)`, for the last n of these keys; the others are seen by all."""
+
+
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
@@ -93,7 +107,7 @@ class _SegmentAttention(torch.autograd.Function):
             if _takes_flash(inputs, rule):
                 kept.append(_flash_forward(inputs, place, segments.num_shared if part.sees_shared else 0, rule))
             else:
-                kept.append(_products_forward(inputs, place, _mask(inputs[0], segments, part, rule, q.dtype), rule.scale))
+                kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
         ctx.segments, ctx.rule = segments, rule
         return out
@@ -102,18 +116,19 @@ class _SegmentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, *kept = ctx.saved_tensors
-        segments, rule = ctx.segments, ctx.rule
+        segments, rule, keeps = ctx.segments, ctx.rule, iter(kept)
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         keys, values = _Seen(k, segments), _Seen(v, segments)
         key_gradients, value_gradients = _Gradients(dk, segments), _Gradients(dv, segments)
-        for part, keep in zip(segments.parts(), kept, strict=True):
+        for part in segments.parts():
             rows = part.queries
             inputs = (q[rows], keys.by(part), values.by(part))
             outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
             if _takes_flash(inputs, rule):
-                _flash_gradients(inputs, (out[rows], keep), dout[rows], outputs, rule)
+                _flash_gradients(inputs, (out[rows], next(keeps)), dout[rows], outputs, rule)
             else:
-                _products_gradients(inputs, keep, dout[rows], outputs, rule)
+                blocks = _blocks(inputs, segments, part, rule)
+                _products_gradients(inputs, blocks, next(keeps) if len(blocks) == 1 else None, dout[rows], outputs, rule.scale)
             key_gradients.add(part)
             value_gradients.add(part)
         return dq, dk, dv, None, None
@@ -142,9 +157,9 @@ class _Gradients:
             self.total[part.keys] = filled[self.num_shared :]
 
 
-def _mask(rows: Tensor, segments: Segments, part: Part, rule: Rule, dtype: torch.dtype) -> Tensor | None:
-    """What to add to the scores of `rows`, `(length, seen)`."""
-    return segments.mask(len(rows), causal=rule.causal, window=rule.window, dtype=dtype, shared=part.sees_shared)
+def _mask(length: int, segments: Segments, part: Part, rule: Rule, dtype: torch.dtype) -> Tensor | None:
+    """What to add to all scores of a segment, `(length, seen)`."""
+    return segments.mask(length, causal=rule.causal, window=rule.window, dtype=dtype, shared=part.sees_shared)
 
 
 def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
@@ -153,33 +168,63 @@ def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
     return len(q) >= LONG_SEGMENT and (rule.window is None or rule.window >= len(k)) and q.shape[2] == v.shape[2]
 
 
-def _products_forward(inputs: tuple[Tensor, ...], out: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Two batched products; writes `out` `(length, heads, width)`, returns the weights `(kv heads, group * length, seen)`."""
+def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Rule) -> list[_Block]:
+    """The queries of a segment in blocks of like size."""
+    length, seen, dtype = len(inputs[0]), len(inputs[1]), inputs[0].dtype
+    count = -(-length // BLOCK)
+    ends = [length * number // count for number in range(count + 1)]
+    rows = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    if rule.window is not None and rule.window < seen:
+        mask = _mask(length, segments, part, rule, dtype)
+        return [_Block(block, slice(0, seen), None if mask is None else mask[block]) for block in rows]
+    if not rule.causal:
+        return [_Block(block, slice(0, seen), None) for block in rows]
+    corners = (segments.mask(block.stop - block.start, causal=True, window=None, dtype=dtype) for block in rows)
+    return [_Block(block, slice(0, seen - length + block.stop), corner) for block, corner in zip(rows, corners, strict=True)]
+
+
+def _products_forward(inputs: tuple[Tensor, ...], out: Tensor, blocks: list[_Block], scale: float) -> list[Tensor]:
+    """Two batched products a block; writes `out` `(length, heads, width)`, returns the probabilities if they are kept."""
     q, k, v = inputs
-    length, heads = len(q), k.shape[1]
-    rows, keys, values = _by_key_head(q, heads), k.transpose(0, 1), v.transpose(0, 1)
-    if mask is None:
-        scores = torch.bmm(rows, keys.transpose(1, 2)).mul_(scale)
-    else:
-        tiled = mask if rows.shape[1] == length else mask.repeat(rows.shape[1] // length, 1)
-        scores = torch.baddbmm(tiled[None], rows, keys.transpose(1, 2), alpha=scale)
-    weights = torch.softmax(scores, -1)
-    _write_heads(out, torch.bmm(weights, values), heads)
-    return weights
+    weights = []
+    for rows, keys, mask in blocks:
+        weights = [_weights(q[rows], k[keys], mask, scale)]
+        _write_heads(out[rows], torch.bmm(weights[0], v[keys].transpose(0, 1)))
+    return weights if len(blocks) == 1 else []
 
 
 def _products_gradients(
-    inputs: tuple[Tensor, ...], weights: Tensor, dout: Tensor, outputs: tuple[Tensor, ...], rule: Rule
+    inputs: tuple[Tensor, ...],
+    blocks: list[_Block],
+    kept: Tensor | None,
+    dout: Tensor,
+    outputs: tuple[Tensor, ...],
+    scale: float,
 ) -> None:
-    """Writes the gradients of one short segment."""
+    """Writes the gradients of one segment; `kept` are its probabilities, if they were kept."""
     (q, k, v), (dq, dk, dv) = inputs, outputs
+    write = Tensor.copy_
+    if len(blocks) > 1:
+        write = Tensor.add_
+        dk.zero_()
+        dv.zero_()
     heads = k.shape[1]
-    drows = _by_key_head(dout, heads)
-    dv.transpose(0, 1).copy_(torch.bmm(weights.transpose(1, 2), drows))
-    dweights = torch.bmm(drows, v.permute(1, 2, 0))
-    dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(rule.scale)
-    _write_heads(dq, torch.bmm(dscores, k.transpose(0, 1)), heads)
-    dk.transpose(0, 1).copy_(torch.bmm(dscores.transpose(1, 2), _by_key_head(q, heads)))
+    for rows, keys, mask in blocks:
+        weights = _weights(q[rows], k[keys], mask, scale) if kept is None else kept
+        drows = _by_key_head(dout[rows], heads)
+        write(dv[keys].transpose(0, 1), torch.bmm(weights.transpose(1, 2), drows))
+        dweights = torch.bmm(drows, v[keys].permute(1, 2, 0))
+        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(scale)
+        _write_heads(dq[rows], torch.bmm(dscores, k[keys].transpose(0, 1)))
+        write(dk[keys].transpose(0, 1), torch.bmm(dscores.transpose(1, 2), _by_key_head(q[rows], heads)))
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The probabilities of one block, `(kv heads, group * rows, keys)`."""
+    scores = torch.bmm(_by_key_head(q, k.shape[1]), k.permute(1, 2, 0)).mul_(scale)
+    if mask is not None:
+        scores.unflatten(1, (-1, len(q)))[..., -mask.shape[1] :].add_(mask)
+    return torch.softmax(scores, -1)
 
 
 def _by_key_head(t: Tensor, heads: int) -> Tensor:
@@ -190,9 +235,10 @@ def _by_key_head(t: Tensor, heads: int) -> Tensor:
     return t.reshape(length, heads, -1, width).permute(1, 2, 0, 3).reshape(heads, -1, width)
 
 
-def _write_heads(out: Tensor, rows: Tensor, heads: int) -> None:
+def _write_heads(out: Tensor, rows: Tensor) -> None:
     """The way back of `_by_key_head`, into `out`."""
     length, _, width = out.shape
+    heads = len(rows)
     out.view(length, heads, -1, width).permute(1, 2, 0, 3).copy_(rows.view(heads, -1, length, width))
 
 

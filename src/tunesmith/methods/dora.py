@@ -94,6 +94,7 @@ class DoRA(Method, PeftFormat):
         surgery.freeze(model)
         for path in anatomy.linear_targets(model, self.targets):
             surgery.replace(model, path, DoRALinear(model.get_submodule(path), self.rank, scale, self.dropout))
+        low_rank.unite(model)
         surgery.thaw(model, anatomy.new_head_parameters(model))
 
     def merge(self, model: nn.Module) -> None:

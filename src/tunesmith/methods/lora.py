@@ -75,6 +75,7 @@ class LoRA(Method, PeftFormat):
         surgery.freeze(model)
         for path in anatomy.linear_targets(model, self.targets):
             surgery.replace(model, path, LoRALinear(model.get_submodule(path), self.rank, self.scale, self.dropout))
+        low_rank.unite(model)
         surgery.thaw(model, anatomy.new_head_parameters(model))
 
     def merge(self, model: nn.Module) -> None:

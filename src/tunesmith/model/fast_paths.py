@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.kernels.gated import swiglu
+from tunesmith.kernels.gated import lora_swiglu, swiglu
 from tunesmith.kernels.rms_norm import rms_norm
 from tunesmith.kernels.rotary import rotate
-from tunesmith.model import anatomy, surgery
+from tunesmith.model import anatomy, low_rank, surgery
 
 _ROTARY = "apply_rotary_pos_emb"
 
@@ -49,6 +49,10 @@ class FastGatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., hidden)` to the same shape."""
+        layers = (self.gate_proj, self.up_proj, self.down_proj)
+        if low_rank.all_plain(layers):
+            gate, up, down = (layer.parts for layer in layers)
+            return lora_swiglu(x, gate, up, down, layers[0].scale)
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 

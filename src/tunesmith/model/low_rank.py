@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import NotMergeable
-from tunesmith.kernels.lora_linear import lora_linear
-from tunesmith.model import anatomy, surgery
+from tunesmith.kernels.lora_linear import Changed, lora_linear
+from tunesmith.model import anatomy, roles, surgery
 
 
 class ChangedLinear(nn.Module):
@@ -45,15 +48,67 @@ class LoRALinear(ChangedLinear):
         self.a = nn.Parameter(torch.empty(rank, d_in, device=device, dtype=torch.float32))
         self.b = nn.Parameter(torch.zeros(d_out, rank, device=device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))  # as in the paper's code
+        self.company = Company([self])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., d_out)`."""
-        if self.dropout.p and self.training:
+        if self.drops:
             return self.base(x) + self.scale * (self.dropout(x) @ self.a.t().to(x.dtype) @ self.b.t().to(x.dtype))
-        return lora_linear(x, anatomy.linear_weight(self.base), self.bias, self.a, self.b, self.scale)
+        return self.company.output(self, x)
+
+    @property
+    def drops(self) -> bool:
+        """Whether some inputs of the change are zeroed at random."""
+        return self.training and self.dropout.p > 0
+
+    @property
+    def parts(self) -> Changed:
+        """The tensors of the layer, as kernels take them."""
+        return Changed(anatomy.linear_weight(self.base), self.bias, self.a, self.b)
 
     def merged_weight(self) -> Tensor:
         return anatomy.linear_weight(self.base).double() + (self.scale * self.b @ self.a).double()
+
+
+class Company:
+    """Layers beside each other that read the same input, such as the projections to queries, keys and values.
+
+    The model calls one after the other. The first call computes for all of them, the others take their result.
+    """
+
+    def __init__(self, layers: list[LoRALinear]) -> None:
+        self.layers = layers
+        self._input: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+
+    def output(self, layer: LoRALinear, x: Tensor) -> Tensor:
+        """What `layer`, which is one of them, makes of x."""
+        if x is not self._input or id(layer) not in self._waiting:
+            outputs = lora_linear(x, [member.parts for member in self.layers], layer.scale)
+            self._input, self._waiting = x, {id(member): y for member, y in zip(self.layers, outputs, strict=True)}
+        y = self._waiting.pop(id(layer))
+        if not self._waiting:
+            self._input = None
+        return y
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Company:
+        memo[id(self)] = twin = Company([])
+        twin.layers = copy.deepcopy(self.layers, memo)
+        return twin
+
+
+def unite(model: nn.Module) -> None:
+    """Let the changed layers that read the same input compute together."""
+    changed = layers(model)
+    for paths in roles.readers_of_one_input(model, changed):
+        company = Company([changed[path] for path in paths])
+        for layer in company.layers:
+            layer.company = company
+
+
+def all_plain(modules: Sequence[nn.Module]) -> TypeGuard[Sequence[LoRALinear]]:
+    """Whether all are LoRA layers and nothing more, of one scale, so that one kernel may compute them together."""
+    return all(type(module) is LoRALinear and not module.drops for module in modules) and len({m.scale for m in modules}) == 1
 
 
 def layers(model: nn.Module) -> dict[str, LoRALinear]:

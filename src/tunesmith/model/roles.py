@@ -6,6 +6,7 @@ A role is known by the last parts of a layer's path, or by the place of its outp
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -88,6 +89,22 @@ def blocks(model: nn.Module) -> list[tuple[str, str]]:
     if len(readers) != len(writers):
         raise NoSuchTarget(f"The model has {len(readers)} ways into feed-forward blocks and {len(writers)} out of them.")
     return list(zip(readers, writers, strict=True))
+
+
+def readers_of_one_input(model: nn.Module, among: Iterable[str]) -> list[list[str]]:
+    """Groups of two or more of the layers at the paths `among` that are given the same tensor.
+
+    These are the projections to queries, keys and values of self-attention, and the two branches of gated feed-forward
+    layers. Cross-attention reads two inputs, so an encoder-decoder has none.
+    """
+    if anatomy.is_encoder_decoder(model.config):  # pyright: ignore[reportArgumentType]
+        return []
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for path in among:
+        attends = any(_plays(path, role) for role in (QUERIES, KEYS, VALUES))
+        if attends or path.rpartition(".")[2] in ("gate_proj", "up_proj"):
+            groups.setdefault((path.rpartition(".")[0], attends), []).append(path)
+    return [paths for paths in groups.values() if len(paths) > 1]
 
 
 def _linear_paths(model: nn.Module) -> list[str]:
