@@ -73,7 +73,7 @@ def test_chat_is_what_predict_says(finished):
     assert run.predict(["red green"], max_new_tokens=4)[0].removesuffix(" …") == said
 
 
-@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+@pytest.mark.parametrize("status", ["killed", "interrupted", "failed"])
 def test_an_unfinished_run_has_no_model(finished, tmp_path, status):
     run = finished("reviews")
     dataclasses.replace(run.result, status=status).save(tmp_path)

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tunesmith.checkpoint import lock
 from tunesmith.errors import RunError
 from tunesmith.measure import Measure
 
 SCHEMA_VERSION = 1
 FILE_NAME = "run.json"
-Status = Literal["running", "finished", "interrupted", "failed"]
+Status = Literal["running", "finished", "interrupted", "failed", "killed"]
+"""'killed' is never written: it is what 'running' means when no process holds the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +170,12 @@ class RunResult:
             found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
             raise RunError(f"{path} has schema version {found}; this tunesmith reads {SCHEMA_VERSION}. Update tunesmith.")
         try:
-            return _build(cls, raw)
+            result = _build(cls, raw)
         except (TypeError, KeyError) as error:
             raise RunError(f"{path} is damaged ({error}).") from None
+        if result.status == "running" and not lock.is_held(folder):
+            result.status = "killed"
+        return result
 
 
 def _build(kind: Any, raw: Any) -> Any:
