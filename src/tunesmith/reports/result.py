@@ -137,6 +137,8 @@ class RunResult:
     stages: list[Stage] = field(default_factory=list)
     retention: dict[str, Measure] = field(default_factory=dict)
     """What the model forgot: each gauge by name; 'kl_to_base', 'general_perplexity_ratio', 'representation_similarity', ..."""
+    forgotten: str = ""
+    """What these gauges say together, in one sentence."""
     examples: list[BeforeAfter] = field(default_factory=list)
     cost: Cost | None = None
     warnings: list[str] = field(default_factory=list)

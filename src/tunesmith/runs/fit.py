@@ -178,7 +178,7 @@ def _record(session: Session) -> RunResult:
             name=data.name,
             fingerprint=data.fingerprint,
             shape=data.shape,
-            description=" ".join(data.description),
+            description=" ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in data.description),
             num_train=len(data.train.examples),
             num_validation=len(data.validation.examples),
             num_test=len(data.test.examples),

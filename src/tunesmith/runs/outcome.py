@@ -31,8 +31,7 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     result.examples = _examples(session, base, test)
     ruler = gauge(session.source, data.task, session.longest)
     kept = ruler.after(outputs(session.forward, ruler), retention.load_record(place.base_record))
-    result.retention = kept.measures
-    watch.say(kept.sentence)
+    result.retention, result.forgotten = kept.measures, kept.sentence
 
 
 def _paired(base: Base, test: Scores) -> dict[str, Measure]:
