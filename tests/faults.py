@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import math
 import os
 import resource
@@ -116,17 +117,16 @@ def wait_at_step(step: str, flag: str) -> None:
     loop.take_step = take_step
 
 
-def wait_at_base(flag: str) -> None:
-    """While the base model is measured the file `flag` is made, and the run waits until it is gone."""
-    from tunesmith.runs import baseline
+def wait_in(module: str, function: str, flag: str) -> None:
+    """When `function` is called under its name in `module` the file `flag` is made, and the run waits until it is gone."""
+    place = importlib.import_module(f"tunesmith.{module}")
+    real = getattr(place, function)
 
-    real = baseline.score
-
-    def score(*arguments):
+    def waiting(*arguments, **more):
         wait(flag)
-        return real(*arguments)
+        return real(*arguments, **more)
 
-    baseline.score = score
+    setattr(place, function, waiting)
 
 
 def wait(flag: str) -> None:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 from tunesmith import settings
 from tunesmith.data.examples import Message, Role
 from tunesmith.errors import InputError, SettingsError
+from tunesmith.evaluation.generate import Generation
+from tunesmith.evaluation.sampling import Sampling
 from tunesmith.method import Method
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.usage import REPORT
 from tunesmith.runs import evaluate, layers, merge, naming, predict
 from tunesmith.runs.fit import fit as _fit
-from tunesmith.settings import DEFAULT_METHOD, DataSettings, Task, TrainingSettings
+from tunesmith.settings import DEFAULT_METHOD, DataSettings, FitSettings, Task, TrainingSettings
 from tunesmith.watch import Progress, Watch
 
 if TYPE_CHECKING:
@@ -58,16 +60,33 @@ class Run:
         Raises:
             InputError: If the texts are not of the kind that the run was tuned on.
         """
-        return self._predictor.predict(texts, max_new_tokens=max_new_tokens)
+        return self._predictor.predict(texts, Generation(max_new_tokens=max_new_tokens))
 
-    def chat(self, messages: str | Sequence[Mapping[str, str]], *, max_new_tokens: int = 256) -> str:
+    def chat(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
         """The answer to a question, or to a conversation of `{"role": "user", "content": "..."}` messages.
 
+        Args:
+            messages: A question, or the turns so far.
+            max_new_tokens: Longest answer in tokens.
+            temperature: 0 takes the most probable token; 1 draws by the model's own probabilities.
+            top_p: Draws only among the most probable tokens that together have this probability.
+            seed: The same seed draws the same answer.
+
         Raises:
-            InputError: If the run is not a chat model, or a message has no role and content.
+            InputError: If the run is not a chat model, a message has no role and content, or a number is out of range.
         """
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
         turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return "".join(self._predictor.chat([_message(turn) for turn in turns], max_new_tokens=max_new_tokens))
+        settings = Generation(max_new_tokens=max_new_tokens, sampling=sampling)
+        return "".join(self._predictor.chat([_message(turn) for turn in turns], settings))
 
     def evaluate(self, data: Paths, *, watch: Watch | None = None) -> list[Stage]:
         """Metrics of the tuned model on other rows, with 95 % intervals.
@@ -155,27 +174,11 @@ def fit(
         InputError: If settings, data or model cannot be used; nothing was trained.
         TunesmithError: If it failed; the message says why.
     """
-    given: dict[str, object] = {
-        "data": _texts(data),
-        "eval": None if eval is None else str(eval),
-        "max_rows": max_rows,
-        "max_length": max_length,
-        "epochs": epochs,
-        "steps": steps,
-        "max_time": max_time,
-        "rows_per_step": rows_per_step,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "seed": seed,
-    }
-    tree: settings.Tree = {"model": str(model), "method": _method_tree(method), **_tables(given, more or {})}
-    tree |= {} if task == "auto" else {"task": task}
-    chosen = layers.resolve(tree, config=None, preset=None)
-    if not chosen.data.data or not chosen.model:
-        raise SettingsError(
-            f"No {'model' if chosen.data.data else 'data'} was given: fit('reviews.csv', model='starter:minilm')."
-        )
-    chosen = dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
+    rows = {"data": _texts(data), "eval": None if eval is None else str(eval), "max_rows": max_rows, "max_length": max_length}
+    length = {"epochs": epochs, "steps": steps, "max_time": max_time, "rows_per_step": rows_per_step}
+    way = {"learning_rate": learning_rate, "precision": precision, "seed": seed}
+    tree: settings.Tree = {"model": str(model), "task": task, "method": _method_tree(method)}
+    chosen = _chosen(tree | _tables({**rows, **length, **way}, more or {}), out)
     return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged()))
 
 
@@ -191,6 +194,19 @@ def load(folder: str | Path) -> Run:
 def _texts(data: Paths) -> list[str]:
     """One path or several as texts."""
     return [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
+
+
+def _chosen(tree: settings.Tree, out: str | Path | None) -> FitSettings:
+    """The settings of a run, with a run folder.
+
+    Raises:
+        SettingsError: If one is wrong, or there is no data or no model.
+    """
+    chosen = layers.resolve(tree, config=None, preset=None)
+    if not chosen.data.data or not chosen.model:
+        missing = "model" if chosen.data.data else "data"
+        raise SettingsError(f"No {missing} was given: fit('reviews.csv', model='starter:minilm').")
+    return dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
 
 
 def _tables(given: Mapping[str, object], more: Mapping[str, object]) -> settings.Tree:

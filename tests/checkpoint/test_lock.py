@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from tunesmith.checkpoint.lock import RunLock
+from tunesmith.checkpoint.lock import FILE_NAME, RunLock, is_held
 from tunesmith.errors import RunError, RunLocked
 
 HOLD = """
@@ -28,6 +30,7 @@ def test_another_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
     assert holder.stdout is not None
     with holder:
         assert holder.stdout.readline() == "held\n"
+        assert is_held(tmp_path / "run")
         with (
             pytest.raises(RunLocked, match=rf"in use by process {holder.pid} on .*Wait for it to end"),
             RunLock(tmp_path / "run"),
@@ -35,6 +38,7 @@ def test_another_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
             pass
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
+        assert not is_held(tmp_path / "run")
         with RunLock(tmp_path / "run"):
             pass
 
@@ -44,6 +48,18 @@ def test_not_twice_in_one_process_and_again_afterwards(tmp_path: Path) -> None:
         pass
     with RunLock(tmp_path):
         pass
+
+
+def test_whoever_looks_does_not_keep_a_run_from_beginning(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        pass
+    with (tmp_path / FILE_NAME).open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.01, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+        with RunLock(tmp_path):
+            assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "nowhere")
 
 
 def test_freed_after_an_error(tmp_path: Path) -> None:

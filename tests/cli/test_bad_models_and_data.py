@@ -38,7 +38,7 @@ def stock(tmp_path_factory):
         words = ["fit", str(folder / "reviews.csv"), "--model", str(folder / "bert"), "--steps", "1", "--precision", "float32"]
         assert main([*words, "--quiet", "--out", str(folder / "done")]) == 0
     result = RunResult.load(folder / "done")
-    for status in ("running", "interrupted", "failed"):
+    for status in ("killed", "interrupted", "failed"):
         result.status = status  # type: ignore[assignment]
         (folder / status).mkdir()
         result.save(folder / status)
@@ -154,7 +154,7 @@ CASES = {
     "to resume what is finished": Case("resume done", "done is finished; nothing is left to do."),
     **{
         f"to {verb} a run that is {status}": Case(words.format(status), f"{status} is {status}")
-        for status in ("running", "interrupted", "failed")
+        for status in ("killed", "interrupted", "failed")
         for verb, words in (
             ("evaluate", "evaluate {} reviews.csv --quiet"),
             ("chat with", "chat {} --prompt x --quiet"),

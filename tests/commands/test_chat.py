@@ -6,22 +6,24 @@ import json
 import pytest
 
 from tunesmith.data.examples import Message
+from tunesmith.evaluation.generate import Generation
+from tunesmith.evaluation.sampling import Sampling
 
 
 class Parrot:
     """Answers with the number of messages and the last of them, piece by piece."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[Message], int]] = []
+        self.asked: list[tuple[list[Message], Generation]] = []
 
-    def chat(self, messages, max_new_tokens):
-        self.asked.append((list(messages), max_new_tokens))
+    def chat(self, messages, settings):
+        self.asked.append((list(messages), settings))
         yield f"{len(messages)} "
         if messages[-1].content == "stop":
             raise KeyboardInterrupt
         yield messages[-1].content
 
-    def predict(self, texts):
+    def predict(self, texts, settings):
         return [f"label of {text}" for text in texts]
 
 
@@ -41,7 +43,29 @@ def chat_run(saved_run, tmp_path):
 def test_one_prompt(tunesmith_run, parrot, chat_run):
     outcome = tunesmith_run("chat", "first", "--prompt", "hello", "--max-new-tokens", "7")
     assert (outcome.code, outcome.out) == (0, "1 hello\n")
-    assert parrot.asked == [([Message("user", "hello")], 7)]
+    assert parrot.asked == [([Message("user", "hello")], Generation(max_new_tokens=7))], "greedy"
+
+
+def test_drawing(tunesmith_run, parrot, chat_run):
+    words = ("--prompt", "hello", "--temperature", "0.7", "--top-p", "0.9", "--seed", "5")
+    assert tunesmith_run("chat", "first", *words).code == 0
+    assert parrot.asked[0][1].sampling == Sampling(temperature=0.7, top_p=0.9, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--temperature", "-1", "temperature must be 0 or a positive number, got -1.0."),
+        ("--temperature", "nan", "temperature must be 0 or a positive number, got nan."),
+        ("--top-p", "0", "top_p must be above 0 and at most 1, got 0.0."),
+        ("--seed", "-1", "seed must be at least 0"),
+        ("--max-new-tokens", "0", "max_new_tokens must be at least 1, got 0."),
+    ],
+)
+def test_numbers_out_of_range(tunesmith_run, parrot, chat_run, flag, value, message):
+    outcome = tunesmith_run("chat", "first", "--prompt", "x", f"{flag}={value}")
+    assert outcome.code == 2
+    assert message in outcome.err
 
 
 def test_json(tunesmith_run, parrot, chat_run):
@@ -73,4 +97,4 @@ def test_answers_cannot_steer_the_terminal(tunesmith_run, parrot, chat_run):
 
 def test_wrong_usage(tunesmith_run, parrot):
     assert tunesmith_run("chat", "first", "--json").code == 2
-    assert "must be at least 1, found 0" in tunesmith_run("chat", "first", "--max-new-tokens", "0").err
+    assert "there is nothing to draw" in tunesmith_run("chat", "first", "--prompt", "x", "--temperature", "1").err

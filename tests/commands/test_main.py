@@ -85,6 +85,23 @@ def test_ctrl_c(tunesmith_run, engine, saved_run):
     assert "Interrupted." in outcome.err
 
 
+def test_sigterm_unwinds_and_is_one_line(tunesmith_run, engine, saved_run):
+    cleaned = []
+
+    def stop(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    engine("resume", resume=stop)
+    outcome = tunesmith_run("resume", "first")
+    assert (outcome.code, outcome.err) == (143, "tunesmith: Stopped by SIGTERM.\n")
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_closed_pipe_is_no_error():
     command = [sys.executable, "-m", "tunesmith", "fit", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.checkpoint.lock import RunLock
 from tunesmith.reports.result import Measure, Stage
 
 
@@ -29,6 +30,24 @@ def test_runs(tunesmith_run, saved_run, tmp_path):
     assert rows["runs/broken"]["status"] == "damaged"
     assert tunesmith_run("runs", "runs").code == 0
     assert tunesmith_run("runs", "nowhere").code == 2
+
+
+def test_a_run_that_was_killed(tunesmith_run, saved_run, tmp_path):
+    folder = tmp_path / "runs" / "first"
+    saved_run.status = "running"
+    saved_run.save(folder)
+    with RunLock(folder):
+        assert json.loads(tunesmith_run("show", "first", "--json").out)["status"] == "running"
+        assert json.loads(tunesmith_run("runs", "--json").out)["runs"][0]["status"] == "running"
+    assert json.loads(tunesmith_run("show", "first", "--json").out)["status"] == "killed"
+    assert json.loads(tunesmith_run("runs", "--json").out)["runs"][0]["status"] == "killed"
+    shown = " ".join(tunesmith_run("runs").out.split())
+    assert "runs/first killed" in shown
+    assert "go on with: tunesmith resume runs/first" in shown
+    assert "The run was killed; everything up to its last checkpoint is saved" in " ".join(
+        tunesmith_run("show", "first").out.split()
+    )
+    assert json.loads((folder / "run.json").read_text())["status"] == "running", "looking changes nothing"
 
 
 @pytest.mark.parametrize("name", ["first", "runs/first", "runs/first/"])

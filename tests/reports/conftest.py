@@ -80,6 +80,7 @@ def classification_result() -> RunResult:
             "representation_similarity": share(0.91, 0.004, 60),
             "kept_neighbours": share(0.78, 0.03, 60),
         },
+        forgotten="forgot a little: 78% of the 10 texts nearest to a general text are the same.",
         examples=[
             BeforeAfter(prompt="An invented film that never tires.", expected="positive", before="negative", after="positive"),
             BeforeAfter(
@@ -136,6 +137,7 @@ def chat_result(classification_result: RunResult) -> RunResult:
         stage("test", "test", loss=share(1.7, 0.18), perplexity=Measure(value=5.47, low=4.57, high=6.55)),
     ]
     result.retention = {"general_perplexity_before": Measure(value=18.3), "general_perplexity_after": Measure(value=19.05)}
+    result.forgotten = "remembers: perplexity on general text 18.30 -> 19.05 (x1.041)."
     result.retention |= {"kl_to_base": share(0.083, 0.011), "general_perplexity_ratio": share(1.041, 0.012)}
     answer = "Three ideas:\n\n1. Walk to work twice a week.\n2. Cook with the season.\n3. Sleep at the same hour."
     result.examples = [

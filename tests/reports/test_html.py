@@ -70,9 +70,17 @@ def test_numbers_of_the_run_are_shown(classification_result: RunResult, run_fold
     ):
         assert text in page
     assert 'class="headline better"' in page
-    assert "✗ positive" in page
-    assert "✓ positive" in page
+    assert "✗&nbsp;positive" in page
+    assert "✓&nbsp;positive" in page
     assert "cd" * 32 in page
+
+
+def test_labels_keep_together_and_say_their_column_on_a_narrow_screen(classification_result: RunResult):
+    page = render_report(classification_result, Curves(), Path("x"))
+    for column in ("expected", "before", "after"):
+        assert f'<td data-column="{column}">' in page
+    assert ".rows td + td { overflow-wrap: normal; }" in page
+    assert "content: attr(data-column)" in page
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])

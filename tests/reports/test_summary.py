@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.reports.card import render_card
+from tunesmith.reports.curves import Curves
+from tunesmith.reports.html import render_report
 from tunesmith.reports.result import RunResult
 from tunesmith.reports.summary import summary_text
 
@@ -65,3 +68,12 @@ def test_merging_is_offered_only_where_it_can_be_done(classification_result: Run
     assert "tunesmith merge" in summary_text(classification_result, folder)
     classification_result.mergeable = False
     assert "tunesmith merge" not in summary_text(classification_result, folder)
+
+
+def test_the_finding_of_the_run_is_shown_everywhere(classification_result: RunResult, folder: Path):
+    """What the run said of forgetting is kept, so that no later reading of the numbers can tell another story."""
+    classification_result.forgotten = finding = "forgot much as the run said"
+    classification_result.save(folder)
+    kept = RunResult.load(folder)
+    for text in (summary_text(kept, folder), render_card(kept, folder), render_report(kept, Curves(), folder)):
+        assert finding in text

@@ -80,7 +80,7 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fit_words(bench: Bench) -> Callable[..., list[str]]:
     """The command line of a short run that saves after every step."""
 

@@ -132,13 +132,13 @@ def test_three_hundred_kills(server, undisturbed, fit_words, tmp_path):
 
 def test_killed_before_its_first_checkpoint(server, undisturbed, fit_words, tmp_path):
     words, flag = fit_words("run"), tmp_path / "flag"
-    child = server.start(words, tmp_path, fault=("wait_at_base", str(flag)))
+    child = server.start(words, tmp_path, fault=("wait_in", "runs.baseline", "score", str(flag)))
     child.wait_for(flag)
     child.send(signal.SIGKILL)
     child.wait()
     flag.unlink()
     assert not (tmp_path / "run" / "checkpoints").exists()
-    assert RunResult.load(tmp_path / "run").status == "running"
+    assert RunResult.load(tmp_path / "run").status == "killed"
     child = server.run(["resume", "run"], tmp_path)
     assert child.code == 0, child.err
     assert "going on after" not in child.err

@@ -47,6 +47,12 @@ def test_a_run_that_may_go_on_stays(tmp_path, error):
     assert (tmp_path / "a" / "run.json").exists()
 
 
+def test_a_run_without_a_record_goes(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Place(tmp_path / "runs" / "a").claim():
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_trained_stays(tmp_path):
     with pytest.raises(DiskFull), Place(tmp_path / "a").claim():
         _end(DiskFull("no"), tmp_path / "a/metrics.jsonl")

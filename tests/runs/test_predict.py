@@ -73,7 +73,15 @@ def test_chat_is_what_predict_says(finished):
     assert run.predict(["red green"], max_new_tokens=4)[0].removesuffix(" …") == said
 
 
-@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_drawn_answers_are_those_of_their_seed(finished):
+    run = finished("chats")
+    said = {seed: run.chat("red green", max_new_tokens=12, temperature=2.0, seed=seed) for seed in range(4)}
+    assert said[1] == run.chat("red green", max_new_tokens=12, temperature=2.0, seed=1)
+    assert len(set(said.values())) > 1
+    assert run.chat("red green", max_new_tokens=12, temperature=2.0, top_p=1e-6) == run.chat("red green", max_new_tokens=12)
+
+
+@pytest.mark.parametrize("status", ["killed", "interrupted", "failed"])
 def test_an_unfinished_run_has_no_model(finished, tmp_path, status):
     run = finished("reviews")
     dataclasses.replace(run.result, status=status).save(tmp_path)

@@ -1,31 +1,131 @@
+"""A signal ends a run at once where nothing is lost by it, and after the step where something would be."""
+
 from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
 from tunesmith.errors import Interrupted
 from tunesmith.reports.result import RunResult
-from tunesmith.runs.signals import Signals
+from tunesmith.runs.signals import Signals, Stopped
+
+ADAPTER = "adapter/adapter_model.safetensors"
 
 
-def test_a_signal_is_remembered_not_obeyed(tmp_path):
-    with Signals() as signals:
-        signals.raise_if_stopped(tmp_path)
-        assert signals.reason() is None
+def _stop(number: signal.Signals) -> None:
+    """Send a signal to this process, and wait for longer than it should take."""
+    os.kill(os.getpid(), number)
+    time.sleep(5)
+    pytest.fail("it went on")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_block_at_once(number, code):
+    with pytest.raises(Interrupted, match=f"Stopped by {number.name}; all is well") as stop, Signals("all is well."):
+        _stop(number)
+    assert stop.value.exit_code == code
+
+
+def test_what_is_to_be_finished_is_finished():
+    reasons = []
+
+    def work(signals: Signals) -> None:
+        reasons.append(signals.reason())
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.reason() == "SIGTERM"
-        with pytest.raises(Interrupted, match="everything is saved. Go on with: tunesmith resume") as stop:
-            signals.raise_if_stopped(tmp_path)
-    assert stop.value.exit_code == 143
+        reasons.append(signals.reason())
+
+    with pytest.raises(Interrupted), Signals("") as signals, signals.finishing():
+        work(signals)
+    assert reasons == [None, "SIGTERM"]
+
+
+def test_a_part_of_it_may_be_given_up():
+    def work(signals: Signals) -> None:
+        with pytest.raises(Stopped), signals.at_once():
+            _stop(signal.SIGINT)
+        with pytest.raises(Stopped), signals.at_once():
+            pytest.fail("a signal of before stops it, too")
+
+    with pytest.raises(Interrupted), Signals("") as signals, signals.finishing():
+        work(signals)
 
 
 def test_the_handlers_of_before_come_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with Signals():
+    with Signals(""):
         assert signal.getsignal(signal.SIGINT) not in before
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", [("runs.session", "prepare"), ("runs.fit", "_record")], ids=["reading", "recording"])
+def test_before_there_is_a_folder_nothing_is_left(server, fit_words, tmp_path, moment, number, code):
+    flag = tmp_path / "flag"
+    child = server.start(fit_words("new/run"), tmp_path, fault=("wait_in", *moment, str(flag)))
+    child.wait_for(flag)
+    child.send(number)
+    assert child.wait() == code
+    assert child.err == f"tunesmith: Stopped by {number.name}; nothing was begun.\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, fit_words, tmp_path_factory):
+    """The run to compare with."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert server.run(fit_words("run"), folder).code == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("moment", "steps"),
+    [
+        (("model.load", "load"), 0),
+        (("runs.baseline", "score"), 0),
+        (("runs.keeper", "score"), 3),
+        (("runs.outcome", "score"), 12),
+        (("checkpoint.adapter", "save"), 12),
+        (("runs.fit", "write_report"), 12),
+    ],
+    ids=["loading", "measuring the base", "evaluating", "measuring the outcome", "saving", "reporting"],
+)
+def test_it_stops_at_once_where_nothing_is_lost(server, fit_words, undisturbed, tmp_path, moment, steps):
+    flag = tmp_path / "flag"
+    child = server.start(fit_words("run"), tmp_path, fault=("wait_in", *moment, str(flag)))
+    child.wait_for(flag)
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143
+    assert flag.exists(), "it was not waited for"
+    assert child.err == "tunesmith: Stopped by SIGTERM; everything is saved. Go on with: tunesmith resume run\n"
+    result = RunResult.load(tmp_path / "run")
+    assert (result.status, result.error) == ("interrupted", None)
+    assert (0 if result.progress is None else result.progress.steps) == steps
+    child = server.run(["resume", "run"], tmp_path)
+    assert child.code == 0, child.err
+    assert (f"going on after step {steps}" in child.err) == bool(steps)
+    assert (tmp_path / "run" / ADAPTER).read_bytes() == (undisturbed / ADAPTER).read_bytes()
+    whole, result = RunResult.load(undisturbed), RunResult.load(tmp_path / "run")
+    assert (result.status, result.stages, result.retention) == ("finished", whole.stages, whole.retention)
+    assert _evaluations(tmp_path / "run") == _evaluations(undisturbed)
+
+
+def _evaluations(folder) -> list[str]:
+    return [line for line in (folder / "metrics.jsonl").read_text().splitlines() if '"evaluation"' in line]
+
+
+def test_resuming_can_be_stopped_while_reading(server, fit_words, tmp_path):
+    flag = tmp_path / "flag"
+    for words, moment in ((fit_words("run"), ("runs.baseline", "score")), (["resume", "run"], ("runs.session", "prepare"))):
+        child = server.start(words, tmp_path, fault=("wait_in", *moment, str(flag)))
+        child.wait_for(flag)
+        child.send(signal.SIGTERM)
+        assert child.wait() == 143
+        assert child.err.endswith("everything is saved. Go on with: tunesmith resume run\n")
+        flag.unlink()
+    assert RunResult.load(tmp_path / "run").status == "interrupted"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

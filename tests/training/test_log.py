@@ -54,6 +54,18 @@ def test_resuming_drops_what_was_undone(tmp_path: Path, step: int):
     assert any(r["kind"] == "evaluation" for r in records) == (step >= 2)
 
 
+def test_what_was_told_before_a_crash_is_not_told_again(tmp_path: Path):
+    _write(tmp_path)
+    with MetricsLog(tmp_path, resume_from=3) as log:
+        log.evaluation(2, {"accuracy": 0.5})
+        log.event(3, 'said "no"\nand left')
+        log.event(3, "and came back")
+    told = [record for record in _records(tmp_path) if record["kind"] != "step"]
+    assert [(r["kind"], r.get("message")) for r in told] == [
+        ("evaluation", None), ("event", 'said "no"\nand left'), ("event", "and came back"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("torn", ['{"kind": "step", "st', "\0\0\0\0", "[]", '{"kind": "step"}', '{"step": "x"}'])
 def test_resuming_drops_a_torn_last_line(tmp_path: Path, torn: str):
     _write(tmp_path)

@@ -21,7 +21,7 @@ from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward
 from tunesmith.training import loop as loop_module
 from tunesmith.training.log import FILE_NAME, MetricsLog
-from tunesmith.training.loop import Loop, Plan, State
+from tunesmith.training.loop import Evaluation, Loop, Plan, State
 
 SHORT = replace(PLAN, num_steps=4)
 
@@ -182,8 +182,7 @@ def test_three_bad_steps_in_a_row_end_the_run_with_the_last_good_weights(tmp_pat
 
 def test_an_interruption_finishes_the_step_and_saves(tmp_path: Path):
     loop = tiny_runs.loop(tmp_path)
-    answers = iter([None, "SIGTERM"])
-    loop.should_stop = lambda: next(answers)
+    loop.should_stop = lambda: "SIGTERM" if loop.state.step == 2 else None
     state = loop.run()
     assert isinstance(loop.keeper, FakeKeeper)
     assert (state.step, state.stop_reason) == (2, ""), "no reason: it is to go on"
@@ -193,10 +192,41 @@ def test_an_interruption_finishes_the_step_and_saves(tmp_path: Path):
 
 def test_an_interruption_at_an_evaluation_saves_once(tmp_path: Path):
     loop = tiny_runs.loop(tmp_path, replace(PLAN, evaluate_every=1))
-    loop.should_stop = lambda: "SIGINT"
+    loop.should_stop = lambda: "SIGINT" if loop.state.step else None
     assert loop.run().step == 1
     assert isinstance(loop.keeper, FakeKeeper)
     assert (loop.keeper.evaluated, list(loop.keeper.saved)) == (1, [1])
+
+
+class Stopping(FakeKeeper):
+    """Is stopped in its first evaluation."""
+
+    def evaluate(self) -> Evaluation | None:
+        self.evaluated += 1
+        return None if self.evaluated == 1 else Evaluation((1.0,), {"loss": 1.0})
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_an_interrupted_evaluation_is_made_when_the_run_goes_on(tmp_path: Path, last: bool):
+    loop = tiny_runs.loop(tmp_path, replace(PLAN, num_steps=3 if last else 6, evaluate_every=3))
+    keeper = loop.keeper = Stopping(loop.optimizer)
+    loop.should_stop = lambda: "SIGINT" if keeper.evaluated == 1 else None
+    assert loop.run().step == 3
+    saved = keeper.saved[3]
+    assert (saved.state["evaluated_step"], saved.is_best) == (0, False)
+    assert not _lines(tmp_path, "evaluation")
+    loop.state = State(**saved.state)  # type: ignore[arg-type]
+    assert loop.run().stop_reason == "all steps done"
+    assert [line["step"] for line in _lines(tmp_path, "evaluation")] == ([3] if last else [3, 6])
+    assert keeper.saved[3].is_best
+
+
+def test_the_end_is_told_once(tmp_path: Path):
+    loop = tiny_runs.loop(tmp_path, SHORT)
+    loop.run()
+    loop.log = MetricsLog(tmp_path, resume_from=4)
+    loop.run()
+    assert [event["message"] for event in _lines(tmp_path, "event")] == ["stopped: all steps done"]
 
 
 @pytest.mark.parametrize("method", [LoRA(rank=2, dropout=0.3), Full()], ids=["lora with dropout", "full"])

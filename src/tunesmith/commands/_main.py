@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from tunesmith import registry
 from tunesmith.command import Command
@@ -29,7 +33,7 @@ _ORDER = (
     "merge",
     "export",
 )
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = _take(words, "--debug")
     _output.accept_every_character()
     try:
-        return _dispatch(words)
+        with _cleaning_up():
+            return _dispatch(words)
+    except _Terminated:
+        _output.fail("Stopped by SIGTERM.", _TERMINATED, words)
+        return _TERMINATED
     except KeyboardInterrupt:
         _output.fail("Interrupted.", _INTERRUPTED, words)
         return _INTERRUPTED
@@ -55,6 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _output.fail(_unexpected(error), 1, words)
         return 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; no `except Exception` of a library takes it for one of its own."""
+
+
+@contextlib.contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that nothing half-written is left."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there may a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _take(words: list[str], flag: str) -> bool:

@@ -18,6 +18,7 @@ from tunesmith.reports.result import RunResult
 
 if TYPE_CHECKING:
     from tunesmith.data.examples import Message
+    from tunesmith.evaluation.generate import Generation
     from tunesmith.runs.predict import Predictor
 
 _LEAVE = ("/exit", "/quit")
@@ -43,14 +44,18 @@ class Chat(Command):
     """What the model is told before the conversation."""
     max_new_tokens: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="Default: 256.")] = 256
     """Longest answer in tokens."""
+    temperature: Annotated[float, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="Default: 0.")] = 0.0
+    """How freely words are drawn: 0 takes the most probable one, 1 draws by the model's own probabilities."""
+    top_p: Annotated[float, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="Default: 1.")] = 1.0
+    """Draw only among the most probable words that together have this probability."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="Default: 0.")] = 0
+    """The same seed draws the same answers."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print prompt and answer as one JSON object on stdout; needs --prompt."""
     quiet: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Show nothing but the answers."""
 
     def run(self) -> int:
-        if self.max_new_tokens < 1:
-            raise InputError(f"--max-new-tokens must be at least 1, found {self.max_new_tokens}.")
         if self.json and self.prompt is None:
             raise InputError("--json needs --prompt: a conversation is not one JSON object.")
         folder = _folder.find_run(self.folder)
@@ -63,13 +68,24 @@ class Chat(Command):
         return self._talk(conversation)
 
     def _conversation(self, folder: Path) -> Conversation:
-        """A fresh conversation with the model of the run."""
+        """A fresh conversation with the model of the run.
+
+        Raises:
+            InputError: If a setting is out of range, or has no meaning for this run.
+        """
         result = RunResult.load(folder)
+        if result.task == "classification" and self.temperature:
+            raise InputError(f"{folder} answers with a label: there is nothing to draw. Leave out --temperature.")
+        from tunesmith.evaluation.generate import Generation
+        from tunesmith.evaluation.sampling import Sampling
         from tunesmith.runs import predict
+
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        settings = Generation(max_new_tokens=self.max_new_tokens, sampling=sampling)
 
         with View(quiet=self.quiet) as view:
             view.say(f"loading {folder}")
-            return Conversation(predict.load(folder), result.task, self.system, self.max_new_tokens)
+            return Conversation(predict.load(folder), result.task, self.system, settings)
 
     def _talk(self, conversation: Conversation) -> int:
         """Read lines until the user leaves."""
@@ -90,8 +106,8 @@ class Chat(Command):
 class Conversation:
     """Messages so far, and the model that answers the next one."""
 
-    def __init__(self, predictor: Predictor, task: str, system: str | None, max_new_tokens: int) -> None:
-        self._predictor, self._task, self._system, self._max_new_tokens = predictor, task, system, max_new_tokens
+    def __init__(self, predictor: Predictor, task: str, system: str | None, settings: Generation) -> None:
+        self._predictor, self._task, self._system, self._settings = predictor, task, system, settings
         self._messages: list[Message] = []
         self.start()
 
@@ -104,7 +120,7 @@ class Conversation:
     def answer(self, prompt: str, *, shown: bool) -> str:
         """The answer to the next message, streamed to stdout if `shown`; Ctrl-C ends it early."""
         if self._task != "chat":
-            answer = str(self._predictor.predict([prompt])[0])
+            answer = str(self._predictor.predict([prompt], self._settings)[0])
             if shown:
                 _output.say(answer)
             return answer
@@ -113,7 +129,7 @@ class Conversation:
         self._messages.append(Message("user", prompt))
         pieces: list[str] = []
         try:
-            for piece in self._predictor.chat(self._messages, max_new_tokens=self._max_new_tokens):
+            for piece in self._predictor.chat(self._messages, self._settings):
                 pieces.append(piece)
                 if shown:
                     _output.stream(piece)

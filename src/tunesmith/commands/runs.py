@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_TO_RESUME = ("killed", "interrupted", "failed")
+
+
 @dataclass(kw_only=True)
 class Runs(Command):
     """List the runs in ./runs or another folder."""
@@ -52,7 +55,7 @@ def _row(folder: Path) -> dict[str, str]:
     except RunError as error:
         return {"run": str(folder), "status": "damaged", "error": str(error)}
     verdict = judge(result)
-    shown = ""
+    shown = f"go on with: tunesmith resume {folder}" if result.status in _TO_RESUME else ""
     if verdict.metric and verdict.tuned:
         shown = (
             f"{metric_wording(verdict.metric).title} {format_measure(verdict.metric, verdict.tuned.metrics[verdict.metric])}"

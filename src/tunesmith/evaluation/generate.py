@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, SettingsError
 from tunesmith.evaluation.sampling import Sampling, choose
 
 TokenIds = Sequence[int] | NDArray
@@ -36,6 +36,15 @@ class Generation:
     """Tokens of prompt and answer together that the model can take; None if there is no limit."""
     tokens_per_pass: int = 8192
     """Rows times their final length, padding included, that are worked on at once."""
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            SettingsError: If an answer could not have a single token.
+        """
+        if self.max_new_tokens < 1:
+            raise SettingsError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
 
     def budget(self, row: TokenIds, number: int) -> int:
         """How many new tokens a prompt leaves room for.

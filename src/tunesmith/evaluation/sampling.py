@@ -27,6 +27,7 @@ class Sampling:
     top_p: float = 1.0
     """Draws only among the most probable tokens that together have this probability."""
     seed: int = 0
+    """The same seed draws the same answers."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -38,6 +39,8 @@ class Sampling:
             raise SettingsError(f"temperature must be 0 or a positive number, got {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise SettingsError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+        if not 0 <= self.seed < 2**64:
+            raise SettingsError(f"seed must be at least 0 and below 2^64, got {self.seed}.")
 
 
 def choose(logits: Tensor, rows: Sequence[int], step: int, sampling: Sampling) -> Tensor:

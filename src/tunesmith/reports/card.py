@@ -95,7 +95,10 @@ def _results(result: RunResult) -> Iterator[str]:
 
 
 def _forgotten(result: RunResult) -> Iterator[str]:
-    """Every retention gauge with what it says."""
+    """What all retention gauges say together, and each of them."""
+    if result.forgotten:
+        yield markdown_prose(result.forgotten)
+        yield ""
     for name, measure in result.retention.items():
         title = markdown_prose(wording.title_of(name))
         yield f"- {title}: {wording.format_measure(name, measure)}. {wording.gauge_explanation(name)}"
@@ -139,7 +142,8 @@ def _training(result: RunResult) -> Iterator[str]:
     yield f"- Base model: {markdown(result.model.architecture)}, SHA-256 {markdown(result.model.fingerprint)}"
     if result.progress:
         kept, steps = result.progress.best_step, result.progress.steps
-        yield f"- Weights of step {kept:,} of {steps:,}, best by {markdown(result.progress.best_metric)}"
+        metric = wording.metric_wording(result.progress.best_metric).title
+        yield f"- Weights of step {kept:,} of {steps:,}, best by {markdown(metric)}"
     if result.cost:
         cost = result.cost
         memory = format_bytes(cost.peak_memory_bytes)

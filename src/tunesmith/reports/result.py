@@ -12,12 +12,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tunesmith.checkpoint import lock
 from tunesmith.errors import RunError
 from tunesmith.measure import Measure
 
 SCHEMA_VERSION = 1
 FILE_NAME = "run.json"
-Status = Literal["running", "finished", "interrupted", "failed"]
+Status = Literal["running", "finished", "interrupted", "failed", "killed"]
+"""'killed' is never written: it is what 'running' means when no process holds the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,8 @@ class RunResult:
     stages: list[Stage] = field(default_factory=list)
     retention: dict[str, Measure] = field(default_factory=dict)
     """What the model forgot: each gauge by name; 'kl_to_base', 'general_perplexity_ratio', 'representation_similarity', ..."""
+    forgotten: str = ""
+    """What these gauges say together, in one sentence."""
     examples: list[BeforeAfter] = field(default_factory=list)
     cost: Cost | None = None
     warnings: list[str] = field(default_factory=list)
@@ -168,9 +172,12 @@ class RunResult:
             found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
             raise RunError(f"{path} has schema version {found}; this tunesmith reads {SCHEMA_VERSION}. Update tunesmith.")
         try:
-            return _build(cls, raw)
+            result = _build(cls, raw)
         except (TypeError, KeyError) as error:
             raise RunError(f"{path} is damaged ({error}).") from None
+        if result.status == "running" and not lock.is_held(folder):
+            result.status = "killed"
+        return result
 
 
 def _build(kind: Any, raw: Any) -> Any:

@@ -34,7 +34,7 @@ def summarise(result: RunResult, folder: Path) -> Group:
     sections: tuple[tuple[str, list[RenderableType]], ...] = (
         ("Results", _filled(_results(result))),
         ("What it took", _filled(_costs(result))),
-        ("What it forgot", _filled(_forgotten(result))),
+        ("What it forgot", [*_finding(result), *_filled(_forgotten(result))]),
         ("Before and after", _filled(_examples(result))),
         ("Warnings", _filled(_warnings(result))),
         ("Where it is", [*_places(folder)]),
@@ -113,8 +113,13 @@ def _costs(result: RunResult) -> Table:
         table.add_row(_cell("speed"), _cell(wording.tokens_per_second(cost)))
     if progress:
         steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}; kept: step {progress.best_step:,}"
-        table.add_row(_cell("steps"), _cell(f"{steps}, best by {progress.best_metric}"))
+        table.add_row(_cell("steps"), _cell(f"{steps}, best by {wording.metric_wording(progress.best_metric).title}"))
     return table
+
+
+def _finding(result: RunResult) -> list[Text]:
+    """What all gauges say together."""
+    return [_text(printable(result.forgotten, multiline=False))] if result.forgotten else []
 
 
 def _forgotten(result: RunResult) -> Table:

@@ -30,7 +30,7 @@ class Verdict:
 
 def judge(result: RunResult) -> Verdict:
     """The headline of a run: the tuned model against the strongest baseline on the same rows."""
-    if result.status in ("failed", "interrupted"):
+    if result.status in ("failed", "interrupted", "killed"):
         return Verdict("not measured", _unfinished(result))
     tuned = _tuned_stage(result.stages)
     metric = tuned and next((name for name in HEADLINE_ORDER if name in tuned.metrics), None)
@@ -59,7 +59,8 @@ def _unfinished(result: RunResult) -> str:
     """What to say of a run that did not come to its end."""
     if result.status == "failed":
         return f"The run failed: {result.error or 'no reason was recorded'}"
-    return "The run was interrupted; everything up to its last checkpoint is saved and `tunesmith resume` goes on from there."
+    saved = "everything up to its last checkpoint is saved and `tunesmith resume` goes on from there"
+    return f"The run was {result.status}; {saved}."
 
 
 def _tuned_stage(stages: list[Stage]) -> Stage | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunesmith.errors import RunError
 from tunesmith.evaluation import metrics, retention, showcase
+from tunesmith.evaluation.generate import Generation
 from tunesmith.measure import Measure
 from tunesmith.reports.result import Stage
 from tunesmith.runs import answers
@@ -16,7 +17,7 @@ from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
 
 NUM_SHOWN = 6  # held-out rows shown before and after
-SHOWN_NEW_TOKENS = 96
+SHOWN = Generation(max_new_tokens=96)
 
 
 @dataclass
@@ -80,7 +81,7 @@ def measure(session: Session, place: Place) -> Base:
     rows = showcase.choose_blindly(len(data.test.examples), NUM_SHOWN)
     shown = [data.test.examples[row] for row in rows]
     writes = data.task in ("chat", "seq2seq")
-    written = answers.write(session.model, session.source.tokenizer, shown, SHOWN_NEW_TOKENS) if writes else []
+    written = answers.write(session.model, session.source.tokenizer, shown, SHOWN) if writes else []
     predicted = None if scores.predicted is None else scores.predicted.tolist()
     base = Base(stages, scores.goodness.tolist(), scores.losses.tolist(), predicted, rows, written)
     base.save(place.base_answers)

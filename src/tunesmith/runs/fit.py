@@ -17,7 +17,6 @@ import torch
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint.save_model import save_model
-from tunesmith.errors import Interrupted
 from tunesmith.model import anatomy
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
@@ -26,7 +25,7 @@ from tunesmith.runs import baseline, defaults, outcome, rehearsal
 from tunesmith.runs.keeper import RunKeeper, require_room, restored
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session, prepare_session
-from tunesmith.runs.signals import Signals
+from tunesmith.runs.signals import Signals, Stopped
 from tunesmith.settings import FitSettings
 from tunesmith.training import memory
 from tunesmith.training.log import MetricsLog
@@ -49,21 +48,24 @@ def fit(chosen: FitSettings, watch: Watch) -> RunResult:
     started, resident = time.monotonic(), memory.resident_bytes()
     place = Place(Path(chosen.out))
     place.require_new()
-    session = prepare_session(chosen, watch)
-    result = _record(session)
-    with place.claim():
-        with place.disk_errors_said():
-            result.save(place.folder)
-        return carry_on(session, place, result, started, resident)
+    with Signals("nothing was begun.") as signals:
+        session = prepare_session(chosen, watch)
+        result = _record(session)
+        with place.claim():
+            with place.disk_errors_said():
+                result.save(place.folder)
+            signals.advice = place.how_to_go_on
+            return carry_on(session, place, result, signals, started, resident)
 
 
-def carry_on(session: Session, place: Place, result: RunResult, started: float, resident: int) -> RunResult:
+def carry_on(session: Session, place: Place, result: RunResult, signals: Signals, started: float, resident: int) -> RunResult:
     """The run from wherever its folder says it is to its end; the caller holds the run's lock.
 
     Args:
         session: The run's parts, the base model not yet loaded.
         place: The run's folder.
         result: The record so far.
+        signals: Whose block this is in.
         started: `time.monotonic()` at the beginning.
         resident: Bytes the process held before anything was loaded.
 
@@ -71,7 +73,7 @@ def carry_on(session: Session, place: Place, result: RunResult, started: float, 
         TunesmithError: As `fit`.
     """
     try:
-        with place.disk_errors_said(), Signals() as signals:
+        with place.disk_errors_said():
             _train_and_tell(session, place, result, signals)
             result.status = "finished"
             _complete(result, session, started, resident)
@@ -79,7 +81,7 @@ def carry_on(session: Session, place: Place, result: RunResult, started: float, 
             write_card(result, place.folder)
             result.save(place.folder)  # last: what says that it is finished has everything
     except BaseException as error:
-        stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+        stopped = isinstance(error, (Stopped, KeyboardInterrupt))
         result.status = "interrupted" if stopped else "failed"
         result.error = None if stopped else str(error) or type(error).__name__
         _complete(result, session, started, resident)
@@ -110,14 +112,13 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
     require_room(session, place, plan)
     base = baseline.measure(session, place)
-    signals.raise_if_stopped(place.folder)
     optimizer = session.attach()
     total, trainable = anatomy.count_parameters(session.model)
     result.model = replace(
         result.model, num_parameters=total, num_trainable=trainable, precision=str(session.dtype).removeprefix("torch.")
     )
     result.stages = list(base.stages)
-    keeper = RunKeeper(session, optimizer, place)
+    keeper = RunKeeper(session, optimizer, place, signals)
     state = restored(session, keeper, place)
     with MetricsLog(place.folder, resume_from=state.step) as log:
         loop = Loop(
@@ -132,10 +133,10 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
             should_stop=signals.reason,
         )
         try:
-            state = loop.run()
+            with signals.finishing():
+                loop.run()
         finally:
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
-    signals.raise_if_stopped(place.folder)
     keeper.restore(state.best_step)
     outcome.measure(session, place, base, result)
     _save(session, place)
@@ -177,7 +178,7 @@ def _record(session: Session) -> RunResult:
             name=data.name,
             fingerprint=data.fingerprint,
             shape=data.shape,
-            description=" ".join(data.description),
+            description=" ".join(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in data.description),
             num_train=len(data.train.examples),
             num_validation=len(data.validation.examples),
             num_test=len(data.test.examples),

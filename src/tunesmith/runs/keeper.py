@@ -12,6 +12,7 @@ from tunesmith.errors import RunError
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
+from tunesmith.runs.signals import Signals, Stopped
 from tunesmith.training.loop import Evaluation, Plan, State
 from tunesmith.training.optimizer import FlatAdamW
 
@@ -23,11 +24,16 @@ class RunKeeper:
     session: Session
     optimizer: FlatAdamW
     place: Place
+    signals: Signals
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> Evaluation | None:
         """Measure on the validation rows: macro-F1 decides for classes (the loss among equals), the loss for text."""
         session = self.session
-        scores = score(session.forward, session.data.validation, session.watch, "evaluating")
+        try:
+            with self.signals.at_once():
+                scores = score(session.forward, session.data.validation, session.watch, "evaluating")
+        except Stopped:
+            return None
         measures = scores.metrics(len(session.data.labels))
         numbers = {name: measure.value for name, measure in measures.items()}
         rank = (-numbers["macro_f1"], numbers["loss"]) if "macro_f1" in numbers else (numbers["loss"],)

@@ -10,7 +10,7 @@ from tunesmith.measure import Measure
 from tunesmith.reports.result import BeforeAfter, RunResult, Stage
 from tunesmith.reports.verdict import PAIRED
 from tunesmith.runs import answers
-from tunesmith.runs.baseline import NUM_SHOWN, SHOWN_NEW_TOKENS, Base
+from tunesmith.runs.baseline import NUM_SHOWN, SHOWN, Base
 from tunesmith.runs.measure import Scores, gauge, outputs, question_and_answer, score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
@@ -31,8 +31,7 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     result.examples = _examples(session, base, test)
     ruler = gauge(session.source, data.task, session.longest)
     kept = ruler.after(outputs(session.forward, ruler), retention.load_record(place.base_record))
-    result.retention = kept.measures
-    watch.say(kept.sentence)
+    result.retention, result.forgotten = kept.measures, kept.sentence
 
 
 def _paired(base: Base, test: Scores) -> dict[str, Measure]:
@@ -55,7 +54,7 @@ def _examples(session: Session, base: Base, test: Scores) -> list[BeforeAfter]:
     """Held-out rows before and after: written answers to rows drawn blindly, or predicted classes."""
     examples, labels = session.data.test.examples, session.data.labels
     if base.answers:
-        after = answers.write(session.model, session.source.tokenizer, [examples[row] for row in base.rows], SHOWN_NEW_TOKENS)
+        after = answers.write(session.model, session.source.tokenizer, [examples[row] for row in base.rows], SHOWN)
         triples = zip(base.rows, base.answers, after, strict=True)
     elif test.predicted is not None and base.predicted is not None:
         rows = showcase.before_after(base.goodness, test.goodness, num_rows=NUM_SHOWN).rows

@@ -52,6 +52,11 @@ class Place:
         """What the base model said to the held-out rows that are shown."""
         return self.folder / "base.json"
 
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do after an interruption, as the end of a sentence."""
+        return f"everything is saved. Go on with: tunesmith resume {self.folder}"
+
     def require_new(self) -> None:
         """Check that the folder does not exist yet or is empty.
 
@@ -73,7 +78,11 @@ class Place:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
-        """Make the folder and hold its lock; if wrong input or a full disk ends the block before training, it vanishes.
+        """Make the folder and hold its lock.
+
+        It vanishes again if wrong input or a full disk ends the block before training, or anything at all before the first
+        record.
+
 
         Raises:
             RunError: If it holds something already, is in use, or cannot be made or written to.
@@ -87,8 +96,9 @@ class Place:
             self.require_new()
             try:
                 yield
-            except (InputError, DiskFull):
-                if not self._was_trained():
+            except BaseException as error:
+                is_useless = isinstance(error, (InputError, DiskFull)) or not (self.folder / result.FILE_NAME).exists()
+                if is_useless and not self._was_trained():
                     self._empty(missing)
                 raise
 

@@ -15,6 +15,7 @@ from tunesmith.data.examples import Chat, Labelled, Message
 from tunesmith.data.prepare import Part
 from tunesmith.data.tokenise import tokenise
 from tunesmith.errors import InputError, RunError
+from tunesmith.evaluation.generate import Generation
 from tunesmith.method import Method
 from tunesmith.model import load as loading
 from tunesmith.model.forward import Forward, choose
@@ -26,6 +27,7 @@ from tunesmith.runs.place import Place, located
 from tunesmith.watch import Quiet
 
 PAIR_SHAPE = "text pair+label"
+DEFAULT = Generation()
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Predictor:
     model: PreTrainedModel
     forward: Forward
 
-    def predict(self, texts: Sequence[str | tuple[str, str]], *, max_new_tokens: int = 256) -> list[str]:
+    def predict(self, texts: Sequence[str | tuple[str, str]], settings: Generation = DEFAULT) -> list[str]:
         """The label of each text or pair of texts, or the written answer to each text.
 
         Raises:
@@ -51,8 +53,8 @@ class Predictor:
         texts = [text for text in texts if isinstance(text, str)]
         if self.result.task == "chat":
             chats = [Chat((Message("user", text), Message("assistant", ""))) for text in texts]
-            return answers.write(self.model, self.source.tokenizer, chats, max_new_tokens)
-        return answers.go_on(self.model, self.source.tokenizer, texts, max_new_tokens)
+            return answers.write(self.model, self.source.tokenizer, chats, settings)
+        return answers.go_on(self.model, self.source.tokenizer, texts, settings)
 
     def _checked(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """The text, if it is what the model was tuned on."""
@@ -76,7 +78,7 @@ class Predictor:
         assert predicted is not None
         return [labels[index] for index in predicted]
 
-    def chat(self, messages: Sequence[Message], *, max_new_tokens: int = 256) -> Iterator[str]:
+    def chat(self, messages: Sequence[Message], settings: Generation = DEFAULT) -> Iterator[str]:
         """The answer to a conversation, in pieces as they are written.
 
         Raises:
@@ -84,7 +86,7 @@ class Predictor:
         """
         if self.result.task != "chat":
             raise InputError(f"This run was tuned for {self.result.task!r}, not for chat: use predict.")
-        return answers.reply(self.model, self.source.tokenizer, messages, max_new_tokens)
+        return answers.reply(self.model, self.source.tokenizer, messages, settings)
 
 
 def load(folder: Path) -> Predictor:

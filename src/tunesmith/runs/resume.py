@@ -13,6 +13,7 @@ from tunesmith.reports.result import RunResult
 from tunesmith.runs.fit import carry_on
 from tunesmith.runs.place import Place, located
 from tunesmith.runs.session import prepare_session
+from tunesmith.runs.signals import Signals
 from tunesmith.settings import FitSettings
 from tunesmith.training import memory
 from tunesmith.watch import Watch
@@ -27,7 +28,8 @@ def resume(folder: Path, watch: Watch) -> RunResult:
     """
     started, resident = time.monotonic(), memory.resident_bytes()
     RunResult.load(folder)  # before the lock, which would make a file in a folder that is no run
-    with RunLock(folder):
+    place = Place(folder)
+    with RunLock(folder), Signals(place.how_to_go_on) as signals:
         result = RunResult.load(folder)
         if result.status == "finished":
             raise RunError(f"{folder} is finished; nothing is left to do. See it with: tunesmith show {folder}")
@@ -40,7 +42,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
             if before != now:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
         result.status, result.error = "running", None
-        return carry_on(session, Place(folder), result, started, resident)
+        return carry_on(session, place, result, signals, started, resident)
 
 
 def _located(chosen: FitSettings, directory: str) -> FitSettings:

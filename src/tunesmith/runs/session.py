@@ -68,6 +68,26 @@ class Session:
         """Tokens of the longest row that the tuned model takes, None if there is no limit."""
         return longest(self.source, self.method)
 
+    def decide(self) -> None:
+        """Fill in every setting that was left open."""
+        data, chosen = self.data, self.settings
+        facts = defaults.Facts(
+            task=data.task,
+            num_rows=len(data.train.tokens),
+            longest_row_tokens=int(data.train.tokens.lengths.max()),
+            num_parameters=self.source.num_parameters,
+            device=self.device.type,
+            num_validation_rows=len(data.validation.tokens),
+        )
+        training = defaults.resolve(chosen.training, self.method, facts)
+        self.settings = dataclasses.replace(
+            chosen,
+            task=data.task,
+            training=dataclasses.replace(training, threads=torch.get_num_threads()),  # another number adds in another order
+            method={"name": self.method.name, **settings.to_mapping(self.method)},
+            data=dataclasses.replace(chosen.data, max_length=data.max_length),
+        )
+
     def load_base(self) -> None:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
@@ -140,23 +160,9 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         recorder.warn(sentence)
     _require_held_out(data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    facts = defaults.Facts(
-        task=data.task,
-        num_rows=len(data.train.tokens),
-        longest_row_tokens=int(data.train.tokens.lengths.max()),
-        num_parameters=source.num_parameters,
-        device=device.type,
-        num_validation_rows=len(data.validation.tokens),
-    )
-    training = defaults.resolve(chosen.training, method, facts)
-    resolved = dataclasses.replace(
-        chosen,
-        task=data.task,
-        training=dataclasses.replace(training, threads=torch.get_num_threads()),  # another number adds up in another order
-        method={"name": method.name, **settings.to_mapping(method)},
-        data=dataclasses.replace(chosen.data, max_length=data.max_length),
-    )
-    return Session(resolved, source, data, method, device, recorder)
+    session = Session(chosen, source, data, method, device, recorder)
+    session.decide()
+    return session
 
 
 def _require_held_out(data: PreparedData) -> None:

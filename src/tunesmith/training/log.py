@@ -16,9 +16,11 @@ class MetricsLog:
     def __init__(self, folder: Path, *, resume_from: int | None = None) -> None:
         """Open the log; with `resume_from`, lines of later steps, which a crash undid, are dropped."""
         self._path = folder / FILE_NAME
+        self._before: frozenset[str] = frozenset()
         if resume_from is not None and self._path.exists():
             lines = self._path.read_text("utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _step_of(line) <= resume_from]
+            self._before = frozenset(line for line in kept if '"kind": "step"' not in line)
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             temporary.replace(self._path)
@@ -43,7 +45,9 @@ class MetricsLog:
         os.close(self._file)
 
     def _write(self, record: Mapping[str, object]) -> None:
-        os.write(self._file, (json.dumps(record) + "\n").encode())
+        line = json.dumps(record)
+        if line not in self._before:  # said just before the crash, of the very step that is gone on from
+            os.write(self._file, f"{line}\n".encode())
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:

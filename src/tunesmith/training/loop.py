@@ -64,6 +64,8 @@ class State:
     """Of the best evaluation so far."""
     best_step: int = 0
     evaluations_since_best: int = 0
+    evaluated_step: int = 0
+    """Of the last evaluation."""
     bad_steps: int = 0
     stop_reason: str = ""
     """Empty while training goes on."""
@@ -85,8 +87,8 @@ class Evaluation:
 class Keeper(Protocol):
     """Who evaluates and saves for the loop."""
 
-    def evaluate(self) -> Evaluation:
-        """Measure on the validation rows."""
+    def evaluate(self) -> Evaluation | None:
+        """Measure on the validation rows; None if it was stopped on the way."""
         ...
 
     def save(self, state: State, *, is_best: bool) -> None:
@@ -108,7 +110,7 @@ class Loop:
     state: State = field(default_factory=State)
     strategies: Sequence[Strategy] = ()
     should_stop: Callable[[], str | None] = lambda: None
-    """Asked after every step; a reason means: save and stop now, to be resumed later."""
+    """Asked before and after every step; a reason means: save and stop now, to be resumed later."""
 
     def run(self) -> State:
         """Train until the plan is done, the result no longer improves, time is up, or `should_stop` says so.
@@ -119,23 +121,25 @@ class Loop:
         order = Order(len(self.table), self.plan.rows_per_step, self.plan.seed)
         self._device = anatomy.device_of(self.forward.model)
         self._recent: list[tuple[int, float]] = []
-        saved_at, saved_step = time.monotonic(), self.state.step
-        while not self.state.stop_reason:
-            if self.state.step >= self.plan.num_steps:
-                self.state.stop_reason = "all steps done"
-                break
-            self._take_one(order)
-            interruption = self.should_stop()
+        self._saved_at, self._saved_step = time.monotonic(), self.state.step
+        while True:
             if self._evaluation_is_due():
                 self._evaluate()
-                saved_at, saved_step = time.monotonic(), self.state.step
-            elif interruption or self._save_is_due(saved_at, saved_step):
-                self.keeper.save(self.state, is_best=False)
-                saved_at, saved_step = time.monotonic(), self.state.step
-            if interruption:
+            elif self._save_is_due():
+                self._save(is_best=False)
+            if self.should_stop():
                 return self.state
+            if self._is_over():
+                break
+            self._take_one(order)
         self.log.event(self.state.step, f"stopped: {self.state.stop_reason}")
         return self.state
+
+    def _is_over(self) -> bool:
+        """Whether no step is to follow; the state says why."""
+        if not self.state.stop_reason and self.state.step >= self.plan.num_steps:
+            self.state.stop_reason = "all steps done"
+        return bool(self.state.stop_reason)
 
     def _take_one(self, order: Order) -> None:
         step, plan, state = self.state.step, self.plan, self.state
@@ -205,21 +209,32 @@ class Loop:
         )
 
     def _evaluation_is_due(self) -> bool:
-        return (
-            bool(self.state.stop_reason)
-            or self.state.step % self.plan.evaluate_every == 0
-            or self.state.step >= self.plan.num_steps
-        )
+        """Whether this step is to be evaluated and was not: also on going on, if the evaluation was interrupted."""
+        state = self.state
+        if state.step == state.evaluated_step:
+            return False
+        return bool(state.stop_reason) or state.step % self.plan.evaluate_every == 0 or state.step >= self.plan.num_steps
 
-    def _save_is_due(self, saved_at: float, saved_step: int) -> bool:
+    def _save_is_due(self) -> bool:
+        num_steps = self.state.step - self._saved_step
+        if not num_steps or self.should_stop():
+            return bool(num_steps)
         if self.plan.checkpoint_every_steps:
-            return self.state.step - saved_step >= self.plan.checkpoint_every_steps
-        return time.monotonic() - saved_at >= self.plan.checkpoint_every_seconds
+            return num_steps >= self.plan.checkpoint_every_steps
+        return time.monotonic() - self._saved_at >= self.plan.checkpoint_every_seconds
+
+    def _save(self, *, is_best: bool) -> None:
+        self.keeper.save(self.state, is_best=is_best)
+        self._saved_at, self._saved_step = time.monotonic(), self.state.step
 
     def _evaluate(self) -> None:
         """Measure on the validation rows, keep the state if it is the best, and mind the patience."""
         state = self.state
         evaluation = self.keeper.evaluate()
+        if evaluation is None:
+            self._save(is_best=False)
+            return
+        state.evaluated_step = state.step
         self.log.evaluation(state.step, evaluation.metrics)
         rank = [number if math.isfinite(number) else math.inf for number in evaluation.rank]  # nothing compares with NaN
         improved = state.best_rank is None or rank < state.best_rank
@@ -228,4 +243,4 @@ class Loop:
         state.evaluations_since_best = 0 if improved else state.evaluations_since_best + 1
         if self.plan.patience and state.evaluations_since_best >= self.plan.patience and not state.stop_reason:
             state.stop_reason = f"early stop: no improvement in {self.plan.patience} evaluations"
-        self.keeper.save(state, is_best=improved)
+        self._save(is_best=improved)
