@@ -18,6 +18,7 @@ _ORDER = (
     "fit",
     "compare",
     "plan",
+    "methods",
     "check",
     "curate",
     "sequence",
