@@ -85,11 +85,12 @@ def exactly_the_trainable_tensors_move(method: Method, case: Case) -> None:
 
 
 def base_weights_learn_only_if_the_class_says_so(method: Method, case: Case) -> None:
-    """Only a new head may learn beside what the method adds."""
+    """Only a new head may learn beside what the method adds, or some weights, or all."""
     model = case.model()
     base = {name for name, _ in model.named_parameters()}
     method.attach(model)
     shared = {name for name, p in model.named_parameters() if p.requires_grad} & base
+    assert (shared == base) == method.trains_all_weights
     if not method.trains_base_weights:
         assert [name for name in shared if name.startswith(f"{model.base_model_prefix}.")] == []
 

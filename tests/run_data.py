@@ -59,6 +59,16 @@ def write_chats(path: Path, *, num_rows: int = 40, seed: int = 2) -> Path:
     return path
 
 
+def write_translations(path: Path, *, num_rows: int = 60, seed: int = 4) -> Path:
+    """Sources whose target is their first word."""
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(num_rows):
+            words = draw.choices(WORDS, k=3)
+            file.write(json.dumps({"source": " ".join(words), "target": words[0]}) + "\n")
+    return path
+
+
 def write_documents(folder: Path, *, num_documents: int = 12) -> Path:
     """A folder of plain texts."""
     draw = random.Random(3)

@@ -38,6 +38,11 @@ class CLASSLinear(nn.Module):
         """Map `(..., d_in)` to `(..., d_out)`."""
         raise NotImplementedError("TODO: write the equation of NAME")
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, as stored; some models look at its data type."""
+        return anatomy.stored_weight(self.base)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CLASS(Method):

@@ -28,6 +28,8 @@ class Method(ABC):
     """Whether the model computes exactly what it did, right after `attach`."""
     trains_base_weights: ClassVar[bool] = False
     """Whether weights of the base model move, so that `detach` cannot bring them back."""
+    trains_all_weights: ClassVar[bool] = False
+    """Whether all weights of the base model learn, so that training holds several times the model."""
     mergeable: ClassVar[bool] = True
     """Whether `merge` can fold the change into the base weights."""
     learning_rate: ClassVar[float]

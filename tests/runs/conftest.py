@@ -20,10 +20,14 @@ class Bench:
     folder: Path
     bert: Path
     llama: Path
+    t5: Path
+    bart: Path
     reviews: Path
     pairs: Path
     chats: Path
     more_chats: Path
+    translations: Path
+    more_translations: Path
     documents: Path
 
 
@@ -34,10 +38,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         folder,
         run_data.save_model(folder / "bert", "bert"),
         run_data.save_model(folder / "llama", "llama"),
+        run_data.save_model(folder / "t5", "t5"),
+        run_data.save_model(folder / "bart", "bart"),
         run_data.write_reviews(folder / "reviews.csv"),
         run_data.write_pairs(folder / "pairs.jsonl"),
         run_data.write_chats(folder / "chats.jsonl"),
         run_data.write_chats(folder / "more-chats.jsonl", num_rows=12, seed=7),
+        run_data.write_translations(folder / "translations.jsonl"),
+        run_data.write_translations(folder / "more-translations.jsonl", num_rows=12, seed=8),
         run_data.write_documents(folder / "documents"),
     )
 

@@ -22,6 +22,7 @@ _ORDER = (
     "fit",
     "compare",
     "plan",
+    "methods",
     "check",
     "curate",
     "sequence",

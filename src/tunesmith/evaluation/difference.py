@@ -56,8 +56,20 @@ def compare_losses(before: ArrayLike, after: ArrayLike, token_counts: ArrayLike,
     return _judged("loss", values, measure, higher_is_better=False)
 
 
-def compare_accuracy(before_correct: ArrayLike, after_correct: ArrayLike) -> Difference:
-    """The change of accuracy, from which rows (rows,) each model got right: interval of Bonett and Price (2012), McNemar's p.
+def compare_means(metric: str, before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> Difference:
+    """The change of a mean over rows, from the score of each row (rows,) under both models; more is better.
+
+    Raises:
+        DataError: If there are no rows.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    values = ratio(first, np.ones(len(first))).value, ratio(second, np.ones(len(second))).value
+    measure = ratio(second - first, np.ones(len(first)), seed=seed)
+    return _judged(metric, values, measure, higher_is_better=True)
+
+
+def compare_accuracy(before_correct: ArrayLike, after_correct: ArrayLike, *, metric: str = "accuracy") -> Difference:
+    """The change of a share, from which rows (rows,) each model got right: interval of Bonett and Price (2012), McNemar's p.
 
     The interval stays honest where only a handful of rows changed, where a bootstrap is too narrow.
     """
@@ -69,7 +81,7 @@ def compare_accuracy(before_correct: ArrayLike, after_correct: ArrayLike) -> Dif
     value = (won - lost) / num_rows
     low, high = max(-1.0, min(win - lose - half, value)), min(1.0, max(win - lose + half, value))
     measure = Measure(value=value, low=low, high=high, count=num_rows)
-    return _judged("accuracy", values, measure, higher_is_better=True, p_value=mcnemar(lost, won))
+    return _judged(metric, values, measure, higher_is_better=True, p_value=mcnemar(lost, won))
 
 
 def compare_macro_f1(before: ArrayLike, after: ArrayLike, expected: ArrayLike, *, seed: int = 0) -> Difference:

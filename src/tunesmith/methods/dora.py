@@ -36,7 +36,7 @@ class DoRALinear(low_rank.LoRALinear):
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base, rank, scale, dropout)
-        self.magnitude = nn.Parameter(self.lengths())
+        self.magnitude = nn.Parameter(self._squares().sqrt())  # what `lengths` gives as long as B is zero, bitwise
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., d_out)`."""
@@ -51,8 +51,13 @@ class DoRALinear(low_rank.LoRALinear):
         weight = anatomy.linear_weight(self.base).to(self.a.dtype)
         changed = self.b @ (self.a @ self.a.t())
         cross = (self.b * (weight @ self.a.t())).sum(1)
-        squares = weight.square().sum(1) + 2 * self.scale * cross + self.scale**2 * (changed * self.b).sum(1)
+        squares = self._squares() + 2 * self.scale * cross + self.scale**2 * (changed * self.b).sum(1)
         return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+
+    @torch.no_grad()
+    def _squares(self) -> Tensor:
+        """The squared length of every row of the base weight, `(d_out,)`."""
+        return anatomy.linear_weight(self.base).to(self.a.dtype).square().sum(1)
 
     def merged_weight(self) -> Tensor:
         """The weight that does the same alone, `(d_out, d_in)` float64."""

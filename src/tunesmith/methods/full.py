@@ -14,6 +14,7 @@ class Full(Method):
     name = "full"
     paper = "none: the baseline"
     trains_base_weights = True
+    trains_all_weights = True
     learning_rate = 2e-5
     learning_rate_small = 1e-4
 

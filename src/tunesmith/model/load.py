@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -54,7 +55,7 @@ class Source:
         """The model's configuration."""
         try:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        except (ValueError, KeyError, OSError, TypeError) as error:
+        except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
             raise ModelError(f"The configuration of {self.name} cannot be used: {_first_line(error)}.") from None
 
     @cached_property
@@ -112,17 +113,47 @@ def find(name: str) -> Source:
         ModelError: If there is no such model, or it cannot be read safely.
         Offline: If it must be fetched and the network is out of reach.
     """
-    path = starter.resolve_model(name) if name.startswith("starter:") else _local(name)
-    if path.suffix == GGUF and path.is_file():
-        path = _converted(path)
-    elif not path.is_dir():
-        if path.exists():
-            raise ModelError(
-                f"{name} is a file, but no {GGUF} file. A model is a folder, a {GGUF} file, a hub id or starter:NAME."
-            )
-        path = _from_hub(name)
+    path = _folder(name, _HUB_FILES)
     model_folder.check_model_folder(path)
     return Source(name, path)
+
+
+def find_config(name: str) -> PretrainedConfig:
+    """The configuration of the model called `name`, which needs no weights; from a hub none are fetched.
+
+    Raises:
+        ModelError: If there is no such model, or its configuration cannot be read safely.
+        Offline: If it must be fetched and the network is out of reach.
+    """
+    path = _folder(name, ["config.json"])
+    model_folder.check_config(path)
+    return Source(name, path).config
+
+
+def without_weights(config: PretrainedConfig) -> PreTrainedModel:
+    """A model on torch's `meta` device: an encoder with a head for two classes, another with its output embeddings.
+
+    Raises:
+        ModelError: If the configuration describes no such model.
+    """
+    task = "classification" if anatomy.is_encoder(config) else "seq2seq" if anatomy.is_encoder_decoder(config) else "text"
+    try:
+        with torch.device("meta"):
+            return _HEADS.get(task, AutoModelForCausalLM).from_config(config, dtype=torch.float32).eval()
+    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise ModelError(f"No model can be built from this {type(config).__name__}: {_first_line(error)}.") from None
+
+
+def _folder(name: str, hub_files: list[str]) -> Path:
+    """The transformers folder of a model, fetched or converted first if need be."""
+    path = starter.resolve_model(name) if name.startswith("starter:") else _local(name)
+    if path.suffix == GGUF and path.is_file():
+        return _converted(path)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{name} is a file, but no {GGUF} file. A model is a folder, a {GGUF} file, a hub id or starter:NAME.")
+    return _from_hub(name, hub_files)
 
 
 def _local(name: str) -> Path:
@@ -242,15 +273,15 @@ def _converted(path: Path) -> Path:
     return target
 
 
-def _from_hub(name: str) -> Path:
-    """A snapshot of a hub repository: configuration, tokenizer and safetensors files only."""
+def _from_hub(name: str, files: list[str]) -> Path:
+    """A snapshot of the files of a hub repository that match one of the patterns."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"There is no model {name!r}: no such folder or {GGUF} file, and it is no hub id (owner/name).")
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"There is no model {name!r}: no such folder on this machine, and the hub does not know it.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

@@ -40,6 +40,16 @@ def check_model_folder(folder: Path) -> ModelFiles:
     Raises:
         ModelError: If it is no model folder, has no weights, has pickles only, or a file breaks a rule.
     """
+    config = check_config(folder)
+    return ModelFiles(config, {path: tensor_header(path) for path in _weight_files(folder, config)})
+
+
+def check_config(folder: Path) -> dict[str, object]:
+    """The configuration of a transformers folder, which need not have weights.
+
+    Raises:
+        ModelError: If it is no model folder, or a configuration breaks a rule.
+    """
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}.")
     if not (folder / "config.json").exists():
@@ -54,7 +64,7 @@ def check_model_folder(folder: Path) -> ModelFiles:
     for path in (folder / name for name in _OTHER_CONFIGS):
         if path.exists():
             read_config(path)
-    return ModelFiles(config, {path: tensor_header(path) for path in _weight_files(folder, config)})
+    return config
 
 
 def _weight_files(folder: Path, config: Mapping[str, object]) -> list[Path]:

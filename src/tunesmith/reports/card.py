@@ -16,7 +16,13 @@ from tunesmith.reports.write import write_whole
 
 FILE_NAME = "README.md"
 _PIPELINES = {"classification": "text-classification", "seq2seq": "text2text-generation"}
-_HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity"}
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "rouge_l": "rouge",
+    "exact_match": "exact_match",
+    "perplexity": "perplexity",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 

@@ -23,11 +23,12 @@ class MetricWording:
 METRICS = {
     "accuracy": MetricWording("accuracy", True, True),
     "macro_f1": MetricWording("macro-F1", True, True),
+    "rouge_l": MetricWording("ROUGE-L", True, True),
     "exact_match": MetricWording("exact match", True, True),
     "perplexity": MetricWording("perplexity", False, digits=2),
     "loss": MetricWording("loss", False),
 }
-HEADLINE_ORDER = ("accuracy", "macro_f1", "exact_match", "perplexity", "loss")
+HEADLINE_ORDER = ("accuracy", "macro_f1", "rouge_l", "exact_match", "perplexity", "loss")
 
 GAUGES = {
     "general_perplexity_before": MetricWording("perplexity on general text, base", False, digits=2),

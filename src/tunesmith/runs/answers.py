@@ -7,24 +7,32 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.data.examples import Chat, Example, Message, SourceTarget
+from tunesmith.data.examples import Chat, Example, Message
 from tunesmith.data.prompts import Prompter
-from tunesmith.evaluation.generate import Answer, Generation, generate, stream, text_pieces
+from tunesmith.evaluation.generate import Answer, Generation, Progress, TokenIds, generate, stream, text_pieces
 from tunesmith.model import anatomy, virtual_tokens
 
 
 def write(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], settings: Generation
 ) -> list[str]:
-    """Answers to what the examples ask; one that did not end by itself ends in an ellipsis."""
-    if all(isinstance(example, Chat) for example in examples):
-        with Prompter(tokenizer) as prompter:
-            prompts = [prompter.prompt_ids(_before_answer(example)) for example in examples if isinstance(example, Chat)]
-            stop_ids = prompter.stop_ids()
-    else:
-        sources = [example.source for example in examples if isinstance(example, SourceTarget)]
-        prompts, stop_ids = [list(tokenizer(source)["input_ids"]) for source in sources], _end_of_text(tokenizer)  # pyright: ignore[reportArgumentType]
+    """Answers to what the conversations ask; one that did not end by itself ends in an ellipsis."""
+    with Prompter(tokenizer) as prompter:
+        prompts = [prompter.prompt_ids(_before_answer(example)) for example in examples if isinstance(example, Chat)]
+        stop_ids = prompter.stop_ids()
     answers = generate(model, prompts, _fitted(settings, model, stop_ids))
+    return [_as_text(answer, tokenizer) for answer in answers]
+
+
+def translate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[TokenIds],
+    settings: Generation,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Answers of an encoder-decoder to sources as it was trained on them; one that was cut ends in an ellipsis."""
+    answers = generate(model, sources, _fitted(settings, model, _end_of_text(tokenizer)), progress)
     return [_as_text(answer, tokenizer) for answer in answers]
 
 
@@ -39,8 +47,9 @@ def reply(
 
 
 def go_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Generation) -> list[str]:
-    """How the model goes on after each text."""
-    prompts = [list(tokenizer(text)["input_ids"]) for text in texts]  # pyright: ignore[reportArgumentType]
+    """How the model goes on after each text, or what it makes of it; an encoder-decoder reads what fits, as in training."""
+    room = _room(model) if anatomy.is_encoder_decoder(model.config) else None
+    prompts = [list(tokenizer(text, truncation=room is not None, max_length=room)["input_ids"]) for text in texts]  # pyright: ignore[reportArgumentType]
     answers = generate(model, prompts, _fitted(settings, model, _end_of_text(tokenizer)))
     return [_as_text(answer, tokenizer) for answer in answers]
 
@@ -56,9 +65,16 @@ def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 def _fitted(settings: Generation, model: PreTrainedModel, stop_ids: tuple[int, ...]) -> Generation:
     """The settings with where this model's answers end and how long they can be."""
-    longest = anatomy.maximum_length(model.config)
-    room = None if longest is None else longest - virtual_tokens.count(model)
+    room = _room(model)
+    if room is not None and anatomy.is_encoder_decoder(model.config):  # what it writes takes no room from what it reads
+        return dataclasses.replace(settings, stop_ids=stop_ids, max_new_tokens=min(settings.max_new_tokens, room - 1))
     return dataclasses.replace(settings, stop_ids=stop_ids, max_length=room)
+
+
+def _room(model: PreTrainedModel) -> int | None:
+    """How many tokens of text the model takes, None if there is no limit."""
+    longest = anatomy.maximum_length(model.config)
+    return None if longest is None else longest - virtual_tokens.count(model)
 
 
 def _as_text(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -7,17 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tunesmith.errors import RunError
-from tunesmith.evaluation import metrics, retention, showcase
-from tunesmith.evaluation.generate import Generation
+from tunesmith.evaluation import metrics, retention
 from tunesmith.measure import Measure
 from tunesmith.reports.result import Stage
-from tunesmith.runs import answers
+from tunesmith.runs import writing
 from tunesmith.runs.measure import gauge, outputs, score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
-
-NUM_SHOWN = 6  # held-out rows shown before and after
-SHOWN = Generation(max_new_tokens=96)
 
 
 @dataclass
@@ -32,9 +28,9 @@ class Base:
     predicted: list[int] | None
     """Class ids, for classification."""
     rows: list[int]
-    """Test rows whose written answers are shown, drawn before any result was known."""
+    """Test rows that the model writes answers to, drawn before any result was known."""
     answers: list[str]
-    """The base model's written answers to `rows`; empty for classification."""
+    """The base model's written answers to `rows`; none where the task is not to write."""
 
     def save(self, path: Path) -> None:
         """Write to a JSON file, whole or not at all."""
@@ -77,11 +73,10 @@ def measure(session: Session, place: Place) -> Base:
         majority = metrics.majority_baseline(data.train.tokens.labels, scores.expected, len(data.labels))
         stages.append(Stage(name="majority class", split="test", metrics=majority))
     name = "base model, untrained head" if data.labels else "base model"
-    stages.append(Stage(name=name, split="test", metrics=scores.metrics(len(data.labels))))
-    rows = showcase.choose_blindly(len(data.test.examples), NUM_SHOWN)
-    shown = [data.test.examples[row] for row in rows]
-    writes = data.task in ("chat", "seq2seq")
-    written = answers.write(session.model, session.source.tokenizer, shown, SHOWN) if writes else []
+    rows = writing.rows_to_answer(data.task, data.test)
+    written = writing.answer(session.model, session.source.tokenizer, data.test, rows, watch) if rows else []
+    measures = scores.metrics(len(data.labels)) | writing.measures(data.test, rows, written)
+    stages.append(Stage(name=name, split="test", metrics=measures))
     predicted = None if scores.predicted is None else scores.predicted.tolist()
     base = Base(stages, scores.goodness.tolist(), scores.losses.tolist(), predicted, rows, written)
     base.save(place.base_answers)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tunesmith import settings
 from tunesmith.data.prepare import prepare_for_evaluation
 from tunesmith.reports.result import Stage
-from tunesmith.runs import predict
+from tunesmith.runs import predict, writing
 from tunesmith.runs.measure import score
 from tunesmith.settings import FitSettings
 from tunesmith.watch import Watch
@@ -33,6 +33,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
         max_length=facts.max_length,
     )
     scores = score(predictor.forward, part, watch, "evaluating")
-    return [
-        Stage(name="tuned model", split=", ".join(Path(path).name for path in data), metrics=scores.metrics(len(facts.labels)))
-    ]
+    rows = writing.rows_to_measure(part)
+    written = writing.answer(predictor.model, predictor.source.tokenizer, part, rows, watch) if rows else []
+    measures = scores.metrics(len(facts.labels)) | writing.measures(part, rows, written)
+    return [Stage(name="tuned model", split=", ".join(Path(path).name for path in data), metrics=measures)]

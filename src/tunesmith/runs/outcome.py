@@ -6,14 +6,14 @@ import numpy as np
 
 from tunesmith.evaluation import retention, showcase
 from tunesmith.evaluation.difference import Difference, compare_accuracy, compare_losses, compare_macro_f1
-from tunesmith.measure import Measure
 from tunesmith.reports.result import BeforeAfter, RunResult, Stage
 from tunesmith.reports.verdict import PAIRED
-from tunesmith.runs import answers
-from tunesmith.runs.baseline import NUM_SHOWN, SHOWN, Base
+from tunesmith.runs import writing
+from tunesmith.runs.baseline import Base
 from tunesmith.runs.measure import Scores, gauge, outputs, question_and_answer, score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
+from tunesmith.runs.writing import NUM_SHOWN
 
 
 def measure(session: Session, place: Place, base: Base, result: RunResult) -> None:
@@ -22,40 +22,39 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     num_classes = len(data.labels)
     validation = score(session.forward, data.validation, watch, "measuring the best checkpoint")
     test = score(session.forward, data.test, watch, "measuring on the test rows")
+    written = writing.answer(session.model, session.source.tokenizer, data.test, base.rows, watch) if base.answers else []
+    tuned = test.metrics(num_classes) | writing.measures(data.test, base.rows, written)
+    changes = [*_paired(base, test), *writing.differences(data.test, base.rows, base.answers, written)]
     result.stages = [
         *base.stages,
         Stage(name="best checkpoint", split="validation", metrics=validation.metrics(num_classes)),
-        Stage(name="tuned model", split="test", metrics=test.metrics(num_classes)),
-        Stage(name=PAIRED, split="test", metrics=_paired(base, test)),
+        Stage(name="tuned model", split="test", metrics=tuned),
+        Stage(name=PAIRED, split="test", metrics={change.metric: change.measure for change in changes}),
     ]
-    result.examples = _examples(session, base, test)
+    result.examples = _examples(session, base, test, written)
     ruler = gauge(session.source, data.task, session.longest)
     kept = ruler.after(outputs(session.forward, ruler), retention.load_record(place.base_record))
     result.retention, result.forgotten = kept.measures, kept.sentence
 
 
-def _paired(base: Base, test: Scores) -> dict[str, Measure]:
+def _paired(base: Base, test: Scores) -> list[Difference]:
     """Tuned minus base on the same rows, with intervals."""
     before = np.array(base.losses)
     if test.predicted is None or test.expected is None:
-        return {"loss": _measure(compare_losses(before, test.losses, test.counts))}
+        return [compare_losses(before, test.losses, test.counts)]
     predicted = np.array(base.predicted)
-    return {
-        "accuracy": _measure(compare_accuracy(predicted == test.expected, test.predicted == test.expected)),
-        "macro_f1": _measure(compare_macro_f1(predicted, test.predicted, test.expected)),
-    }
+    return [
+        compare_accuracy(predicted == test.expected, test.predicted == test.expected),
+        compare_macro_f1(predicted, test.predicted, test.expected),
+    ]
 
 
-def _measure(difference: Difference) -> Measure:
-    return difference.measure
-
-
-def _examples(session: Session, base: Base, test: Scores) -> list[BeforeAfter]:
+def _examples(session: Session, base: Base, test: Scores, written: list[str]) -> list[BeforeAfter]:
     """Held-out rows before and after: written answers to rows drawn blindly, or predicted classes."""
     examples, labels = session.data.test.examples, session.data.labels
-    if base.answers:
-        after = answers.write(session.model, session.source.tokenizer, [examples[row] for row in base.rows], SHOWN)
-        triples = zip(base.rows, base.answers, after, strict=True)
+    if written:
+        shown = showcase.choose_blindly(len(base.rows), NUM_SHOWN)
+        triples = ((base.rows[place], base.answers[place], written[place]) for place in shown)
     elif test.predicted is not None and base.predicted is not None:
         rows = showcase.before_after(base.goodness, test.goodness, num_rows=NUM_SHOWN).rows
         triples = ((row, labels[base.predicted[row]], labels[test.predicted[row]]) for row in rows)
