@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_product
+
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """The obvious computation, which `lora_linear` must equal."""
     return torch.nn.functional.linear(x, weight, bias) + scale * (x @ a.t().to(x.dtype) @ b.t().to(x.dtype))
 
 
-def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def lora_linear(x: Tensor, weight: FrozenWeight, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Map `(..., d_in)` to `(..., d_out)`; gradients flow to x, A and B, never to W or the bias."""
     flat = x.reshape(-1, x.shape[-1])
     result: Tensor = _LoRALinear.apply(flat, weight, bias, a, b, scale)  # pyright: ignore[reportAssignmentType]
@@ -27,24 +29,26 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Te
 
 class _LoRALinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: FrozenWeight, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         a, b = a.to(x.dtype), (b * scale).to(x.dtype)
         projected = x @ a.t()
         # The small product comes first: added to an output that is already rounded to 16 bits, most of it would be lost.
         y = torch.mm(projected, b.t())
         if bias is not None:
             y.add_(bias)
-        y.addmm_(x, weight.t())
-        ctx.save_for_backward(x, weight, a, b, projected)
-        ctx.scale = scale
+        add_product(y, x, weight)
+        ctx.save_for_backward(x, a, b, projected)
+        ctx.weight, ctx.scale = weight, scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, a, b, projected = ctx.saved_tensors
+        x, a, b, projected = ctx.saved_tensors
         dprojected = dy @ b
-        dx = torch.mm(dprojected, a).addmm_(dy, weight) if ctx.needs_input_grad[0] else None
+        dx = torch.mm(dprojected, a) if ctx.needs_input_grad[0] else None
+        if dx is not None:
+            add_input_gradient(dx, dy, ctx.weight)
         da = (dprojected.t() @ x).float()
         db = (dy.t() @ projected).float().mul_(ctx.scale)
         return dx, None, None, da, db, None

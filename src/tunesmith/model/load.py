@@ -1,5 +1,6 @@
 """From a model's name to a model in memory: hub id, folder, `.gguf` file or `starter:NAME`; safetensors and JSON only."""
 
+import copy
 import hashlib
 import math
 import os
@@ -23,11 +24,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging as transformers_logging
 
 from tunesmith import starter
 from tunesmith.errors import ModelError, Offline
-from tunesmith.model import anatomy, model_folder
+from tunesmith.model import anatomy, model_folder, quantize
 from tunesmith.starter import resolve
 
 GGUF = ".gguf"
@@ -139,21 +141,15 @@ def _local(name: str) -> Path:
     return path
 
 
-def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrainedModel:
+def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: int = 16) -> PreTrainedModel:
     """The model with the head for `task` in float32 on the CPU; a classification head learns `labels` and is new.
+
+    With 4 or 8 `base_bits`, the linear layers of its body are quantised while they are loaded.
 
     Raises:
         ModelError: If the model has no form for the task, or its weights do not fit its configuration.
     """
     config = source.config
-    extra: dict[str, object] = {}
-    if labels:
-        extra = {
-            "id2label": dict(enumerate(labels)),
-            "label2id": {n: i for i, n in enumerate(labels)},
-            "num_labels": len(labels),
-        }
-        extra |= {"ignore_mismatched_sizes": True}
     kind = _HEADS.get(task, AutoModelForCausalLM)
     if task in ("chat", "text") and (source.is_encoder or anatomy.is_encoder_decoder(config)):
         kind_of_model = "encoder" if source.is_encoder else "encoder-decoder"
@@ -164,20 +160,32 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = kind.from_pretrained(
-                source.folder,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **extra,
-            )
+            loaded = _read(kind, source, labels, base_bits)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {_first_line(error)}.") from None
     model = _complete(loaded, source.name)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
     return model.eval()
+
+
+def _read(kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ...], base_bits: int) -> object:
+    """What transformers makes of the files: the model, and what it tells of the loading."""
+    config, new_head = source.config, bool(labels)
+    if labels:
+        config = copy.deepcopy(config)
+        config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    if base_bits < 16:
+        return quantize.load(kind, source.folder, config, base_bits, ignore_mismatched_sizes=new_head)
+    return kind.from_pretrained(
+        source.folder,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=new_head,
+    )
 
 
 def _complete(loaded: object, name: str) -> PreTrainedModel:

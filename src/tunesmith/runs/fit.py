@@ -113,9 +113,7 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     signals.raise_if_stopped(place.folder)
     optimizer = session.attach()
     total, trainable = anatomy.count_parameters(session.model)
-    result.model = replace(
-        result.model, num_parameters=total, num_trainable=trainable, precision=str(session.dtype).removeprefix("torch.")
-    )
+    result.model = replace(result.model, num_parameters=total, num_trainable=trainable, precision=session.storage)
     result.stages = list(base.stages)
     keeper = RunKeeper(session, optimizer, place)
     state = restored(session, keeper, place)

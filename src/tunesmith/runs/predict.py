@@ -131,5 +131,6 @@ def with_adapter(folder: Path, result: RunResult) -> tuple[Source, PreTrainedMod
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
         )
     torch.manual_seed(result.seed)
-    model = loading.load(source, result.task, labels=tuple(result.data.labels))
+    bits = int(result.settings.get("training", {}).get("base_bits", 16))
+    model = loading.load(source, result.task, labels=tuple(result.data.labels), base_bits=bits)
     return source, model, adapter.load(model, Place(folder).adapter)
