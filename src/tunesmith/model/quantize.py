@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import ConversionOps
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
-from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tunesmith.kernels import eight_bit, four_bit
@@ -125,11 +125,11 @@ class _WhileLoading(HfQuantizer):
     def get_quantize_ops(self) -> ConversionOps:
         return _Quantize(self.quantization_config.bits)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return False
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return True
 
 
@@ -139,17 +139,17 @@ class _Quantize(ConversionOps):
     def __init__(self, bits: int) -> None:
         self.bits = bits
 
-    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, list[Tensor]]:
         model, missing = kwargs["model"], kwargs["missing_keys"]
         for name, values in input_dict.items():
             path = name.rpartition(".")[0]
             layer = model.get_submodule(path)
             value = values[0] if isinstance(values, list) else values
             if value.shape != anatomy.stored_weight(layer).shape:
-                return {name: value}  # transformers reports it
+                return {name: [value]}  # transformers reports it
             stored = quantized(value.t() if anatomy.stores_inputs_first(layer) else value, self.bits)
             new = QuantizedLinear(stored, *_rest_of(layer))
-            new._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
+            vars(new)["_is_hf_initialized"] = True
             surgery.replace_for_good(model, path, new)
             missing.discard(name)
         return {}

@@ -160,7 +160,7 @@ def read_tensor(path: Path, facts: TensorFacts) -> Tensor:
     tensor = torch.empty(facts.end - facts.begin, dtype=torch.uint8)
     with path.open("rb", buffering=0) as file:
         file.seek(8 + int.from_bytes(file.read(8), "little") + facts.begin)
-        room, done = memoryview(tensor.numpy()), 0
+        room, done = memoryview(tensor.numpy()), 0  # pyright: ignore[reportArgumentType]
         while done < len(room) and (count := file.readinto(room[done:])):
             done += count
     if done < len(room):
