@@ -117,13 +117,14 @@ class _WhileLoading(HfQuantizer):
     """Turns every weight of the body into few bits, as soon as it is read."""
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        self.bits = int(self.quantization_config.bits)  # pyright: ignore[reportAttributeAccessIssue]
         self.names = {f"{path}.weight" for path in _layers_to_quantize(model)}
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         return param_name in self.names
 
     def get_quantize_ops(self) -> ConversionOps:
-        return _Quantize(self.quantization_config.bits)  # pyright: ignore[reportAttributeAccessIssue]
+        return _Quantize(self)
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return False
@@ -136,8 +137,8 @@ class _WhileLoading(HfQuantizer):
 class _Quantize(ConversionOps):
     """Puts a quantised layer into the place of the one whose weight was read."""
 
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
+    def __init__(self, quantizer: _WhileLoading) -> None:
+        self.quantizer = quantizer
 
     def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, list[Tensor]]:
         model, missing = kwargs["model"], kwargs["missing_keys"]
@@ -146,8 +147,9 @@ class _Quantize(ConversionOps):
             layer = model.get_submodule(path)
             value = values[0] if isinstance(values, list) else values
             if value.shape != anatomy.stored_weight(layer).shape:
-                return {name: [value]}  # transformers reports it
-            stored = quantized(value.t() if anatomy.stores_inputs_first(layer) else value, self.bits)
+                self.quantizer.names.discard(name)  # from here on transformers takes it for any other, and reports its shape
+                return {name: [value]}
+            stored = quantized(value.t() if anatomy.stores_inputs_first(layer) else value, self.quantizer.bits)
             new = QuantizedLinear(stored, *_rest_of(layer))
             vars(new)["_is_hf_initialized"] = True
             surgery.replace_for_good(model, path, new)
