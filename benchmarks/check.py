@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import agreement, launch, workload
-from benchmarks.contestants import CONFIGURATIONS, REFERENCE
+from benchmarks.contestants import CONFIGURATIONS, reference_of
 from benchmarks.job import Measurement
 
 
@@ -28,7 +28,7 @@ class Checked:
     @property
     def learnt_shares(self) -> dict[str, float]:
         """Of the reference's fall in loss, for those that were checked at their own precision."""
-        reference = self.float32[REFERENCE]
+        reference = self.float32[reference_of(self.float32)]
         return {name: agreement.learnt_share(found, reference) for name, found in self.own_precision.items()}
 
     def record(self) -> dict[str, object]:
@@ -44,7 +44,8 @@ def before_timing(names: Sequence[str], folder: Path, num_steps: int, checks_own
     """Train everyone on the same rows again and again, first in float32, then (if asked) as it will be timed."""
     sections = [("check", workload.ROWS_PER_STEP, num_steps)]
     checked = Checked()
-    for name in dict.fromkeys([REFERENCE, *names]):
+    first = reference_of(names)
+    for name in dict.fromkeys([first, *names]):
         configuration = CONFIGURATIONS[name]
         job = replace(launch.job_of(configuration, folder, sections), order="given")
         checked.float32[name] = launch.start(configuration, replace(job, precision="float32"), num_threads).measurement
@@ -52,9 +53,9 @@ def before_timing(names: Sequence[str], folder: Path, num_steps: int, checks_own
         if checks_own_precision and name in names and configuration.precision != "float32":
             checked.own_precision[name] = launch.start(configuration, job, num_threads).measurement
             _show(name, configuration.precision, checked.own_precision[name])
-    reference = checked.float32[REFERENCE]
+    reference = checked.float32[first]
     if not agreement.sees_something(reference):
-        checked.problems.append(f"{REFERENCE}: the loss does not fall on repeated rows: {reference.losses}.")
+        checked.problems.append(f"{first}: the loss does not fall on repeated rows: {reference.losses}.")
     for name, found in checked.float32.items():
         checked.problems += agreement.problems(f"{name} in float32", found, reference, "curves")
     for name, found in checked.own_precision.items():
@@ -82,7 +83,7 @@ def timed_gap(name: str, found: Sequence[Measurement], runs: dict[str, list[laun
 
 
 def _reference(measurements: dict[str, list[Measurement]]) -> Measurement:
-    return (measurements.get(REFERENCE) or next(iter(measurements.values())))[0]
+    return (measurements.get(reference_of(measurements)) or next(iter(measurements.values())))[0]
 
 
 def _comparison(name: str) -> agreement.Compare:

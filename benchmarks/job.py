@@ -25,6 +25,8 @@ class Job:
     rows_per_step: int = ROWS_PER_STEP
     learning_rate: float = 2e-4
     precision: Literal["float32", "bfloat16"] = "float32"
+    base_bits: int = 16
+    """Bits of each frozen weight of the linear layers: 16 leaves them as they are, 4 is QLoRA's NF4, doubly quantised."""
     rows_per_pass: int = 8
     """Rows of one forward and backward pass; the rest of the step is accumulated (for contestants that pad)."""
     order: Order = "given"

@@ -64,6 +64,7 @@ def job_of(
         sections=sections,
         num_warmup_steps=num_warmup_steps,
         precision=configuration.precision,
+        base_bits=configuration.base_bits,
         rows_per_pass=configuration.rows_per_pass,
         order=configuration.order,
     )

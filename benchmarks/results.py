@@ -106,10 +106,11 @@ def summarise(
 
 def ratios(summaries: dict[str, Summary]) -> dict[str, float]:
     """tunesmith against the fastest peer and against the newcomer's settings; empty if either side is missing."""
-    peers = {name: summary for name, summary in summaries.items() if name != "tunesmith"}
-    if "tunesmith" not in summaries or not peers:
+    peers = {name: summary for name, summary in summaries.items() if not name.startswith("tunesmith")}
+    own = [summary for name, summary in summaries.items() if name.startswith("tunesmith")]
+    if not own or not peers:
         return {}
-    ours = summaries["tunesmith"]
+    ours = own[0]
     best = max(peers.values(), key=lambda summary: summary.tokens_per_second)
     found = {
         "speed_against_best_peer": ours.tokens_per_second / best.tokens_per_second,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import check, launch, machine, peer_environment, results, workload
-from benchmarks.contestants import CONFIGURATIONS, USUAL
+from benchmarks.contestants import CONFIGURATIONS, USUAL, reference_of
 from benchmarks.job import Job
 
 ROOT = peer_environment.ROOT
@@ -115,10 +115,15 @@ class Benchmark:
 def main() -> int:
     """Run the benchmark; exit code 0 if everything agreed and was measured, 1 if not, 2 for wrong usage."""
     arguments = _arguments()
-    names = list(CONFIGURATIONS) if arguments.contestants == "all" else arguments.contestants.split(",")
+    unquantised = [name for name, known in CONFIGURATIONS.items() if known.base_bits == 16]
+    names = unquantised if arguments.contestants == "all" else arguments.contestants.split(",")
     unknown = [name for name in names if name not in CONFIGURATIONS]
     if unknown:
         return _refuse([f"unknown contestant {unknown[0]!r}; known: {', '.join(CONFIGURATIONS)}, or all"], 2)
+    try:
+        reference_of(names)
+    except ValueError as error:
+        return _refuse([str(error)], 2)
     size = QUICK if arguments.quick else FULL
     size = dataclasses.replace(size, num_repeats=arguments.repeats or size.num_repeats)
     folder = prepared(arguments.model, arguments.instructions, arguments.threads)

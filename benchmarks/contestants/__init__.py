@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +26,8 @@ class Configuration:
     """File in this folder; also decides the environment."""
     wish: Literal["float32", "bfloat16", "auto"]
     """Number format of weights and activations; `auto` is the one that this machine computes faster in."""
+    base_bits: int = 16
+    """Bits of each frozen weight of the linear layers: 16 leaves them as they are, 4 is QLoRA."""
     rows_per_pass: int = 8
     order: Order = "given"
     pads: bool = True
@@ -69,7 +72,30 @@ CONFIGURATIONS = {
     "peft-8x1-grouped": _tuned("batch 8, steps of rows of similar length", 8, order="grouped"),
     "peft-bfloat16": _tuned("1 row x 8 accumulated", 1, wish="bfloat16"),
     "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
+    "peft-qlora": Configuration(
+        about="PEFT + bitsandbytes + Trainer, 1 row x 8 accumulated, allocator tuned, the faster number format",
+        module="peft",
+        wish="auto",
+        base_bits=4,
+        rows_per_pass=1,
+        variables=TUNED_ALLOCATOR,
+    ),
+    "tunesmith-qlora": Configuration(
+        about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
+    ),
 }
 USUAL = ("peft-default", "peft-best", "tunesmith")
-REFERENCE = "peft-default"
-"""Float32 and unchanged: the loss curve that all others must follow."""
+REFERENCES = {16: "peft-default", 4: "peft-qlora"}
+"""The loss curve that all others of the same bits must follow, in float32: the peer's, unchanged."""
+
+
+def reference_of(names: Iterable[str]) -> str:
+    """The contestant that those named are compared with.
+
+    Raises:
+        ValueError: If they keep the base in different numbers of bits, so that their losses cannot be the same.
+    """
+    bits = {CONFIGURATIONS[name].base_bits for name in names}
+    if len(bits) != 1:
+        raise ValueError("contestants over a quantised base and over a plain one learn differently: measure them apart.")
+    return REFERENCES[bits.pop()]

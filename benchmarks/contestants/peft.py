@@ -55,7 +55,10 @@ class Peft(measure.Contestant):
 
     def load(self, job: Job) -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            job.folder / job.precision, dtype=getattr(torch, job.precision), attn_implementation="sdpa"
+            job.folder / job.precision,
+            dtype=getattr(torch, job.precision),
+            attn_implementation="sdpa",
+            quantization_config=quantisation(job),
         )
         self.model = PeftModel.from_pretrained(
             model, job.folder / "adapter", is_trainable=True, autocast_adapter_dtype=job.precision == "float32"
@@ -92,6 +95,18 @@ class Peft(measure.Contestant):
 
     def adapter(self) -> Mapping[str, Tensor]:
         return get_peft_model_state_dict(self.model, save_embedding_layers=False)
+
+
+def quantisation(job: Job) -> transformers.BitsAndBytesConfig | None:
+    """QLoRA's format by bitsandbytes, None for a base in 16 bits."""
+    if job.base_bits == 16:
+        return None
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, job.precision),
+    )
 
 
 def pad(rows: list[Row], pad_token_id: int) -> dict[str, Tensor]:

@@ -70,7 +70,8 @@ class Tunesmith(measure.Contestant):
 
     def load(self, job: Job) -> None:
         load.quiet()
-        self.model = load.load(load.find(str(job.folder / job.precision)), "chat")
+        memory.return_freed_memory()
+        self.model = load.load(load.find(str(job.folder / job.precision)), "chat", base_bits=job.base_bits)
         self.forward, reason = forward.choose(self.model, classification=False)
         if reason:
             raise SystemExit(f"the model is not packed: {reason}")
@@ -111,6 +112,7 @@ class Tunesmith(measure.Contestant):
             patience=0,
             checkpoint_every_seconds=math.inf,
             precision=job.precision,
+            base_bits=job.base_bits,
             seed=SEED,
         )
 

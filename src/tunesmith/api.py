@@ -100,7 +100,7 @@ class Run:
         """The folder `out`, with the tuned model written to it as an ordinary transformers model.
 
         Raises:
-            NotMergeable: If the method cannot be expressed as weights.
+            NotMergeable: If the method cannot be expressed as weights, or the model would not answer like a quantised run.
             RunError: If `out` exists or cannot be written.
         """
         merge.merge(self.folder, Path(out), watch or Logged())

@@ -67,3 +67,8 @@ class Interrupted(TunesmithError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line that fits into a message of our own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

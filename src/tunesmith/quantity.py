@@ -34,15 +34,20 @@ class Range:
     above: float = -math.inf
     at_least: float = -math.inf
     at_most: float = math.inf
+    among: tuple[int, ...] = ()
+    """Where only some are accepted, these."""
 
     def __str__(self) -> str:
-        """The condition in words: 'above 0 and at most 1'."""
+        """The condition in words: 'above 0 and at most 1', '4, 8 or 16'."""
+        if self.among:
+            return f"{', '.join(map(str, self.among[:-1]))} or {self.among[-1]}"
         named = (("above", self.above), ("at least", self.at_least), ("at most", self.at_most))
         return " and ".join(f"{word} {limit:g}" for word, limit in named if math.isfinite(limit))
 
     def __contains__(self, number: float) -> bool:
         """Whether the number is accepted."""
-        return self.above < number and self.at_least <= number <= self.at_most
+        chosen = not self.among or number in self.among
+        return chosen and self.above < number and self.at_least <= number <= self.at_most
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tunesmith import registry as plugins
 from tunesmith import settings
 from tunesmith.command import Command
 from tunesmith.errors import InputError, SettingsError
-from tunesmith.quantity import Duration
+from tunesmith.quantity import Duration, Range
 
 METHODS = "tunesmith.methods"
 _METHOD_FLAG = "--method."
@@ -106,6 +106,8 @@ def _metavar(name: str, hint: object) -> str:
         return "|".join(get_args(kind))
     if Duration() in marks:
         return "TIME"
+    if choices := [str(number) for mark in marks if isinstance(mark, Range) for number in mark.among]:
+        return "|".join(choices)
     return {int: "N", float: "NUMBER"}.get(kind, name.rsplit("_", 1)[-1].upper())  # type: ignore[call-overload]
 
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_product
+
 
 class Changed(NamedTuple):
     """A frozen linear layer and the factors of its change."""
 
-    weight: Tensor
+    weight: FrozenWeight
     bias: Tensor | None
     a: Tensor
     b: Tensor
@@ -59,7 +61,8 @@ def products(x: Tensor, layers: Sequence[Changed], scale: float) -> tuple[list[T
         y = part @ layer.b.t().to(x.dtype)
         if layer.bias is not None:
             y.add_(layer.bias)
-        outputs.append(y.addmm_(x, layer.weight.t()))
+        add_product(y, x, layer.weight)
+        outputs.append(y)
     return outputs, Kept(projected, a)
 
 
@@ -75,7 +78,7 @@ def gradients(
     dx = dprojected @ kept.a if for_input else None
     if dx is not None:
         for layer, dy in zip(layers, doutputs, strict=True):
-            dx.addmm_(dy, layer.weight)
+            add_input_gradient(dx, dy, layer.weight)
     parts = kept.projected.split(ranks, 1)
     das = (dprojected.t() @ x).float().split(ranks)
     dbs = [(dy.t() @ part).float() for dy, part in zip(doutputs, parts, strict=True)]

@@ -76,8 +76,7 @@ class AdaptedLinear(nn.Module):
     def __init__(self, base: nn.Module, settings: Adapter, passage: Passage | None = None) -> None:
         super().__init__()
         self.base, self.passage = base, passage
-        weight = anatomy.stored_weight(base)
-        self.bottleneck = Bottleneck(anatomy.linear_sizes(base)[1], settings, weight.device)
+        self.bottleneck = Bottleneck(anatomy.linear_sizes(base)[1], settings, anatomy.device_of(base))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., hidden)`."""

@@ -20,7 +20,7 @@ from tunesmith import settings
 from tunesmith.errors import ModelError, NoSuchTarget, NotMergeable
 from tunesmith.interchange import PREFIX, PeftFormat, PeftParts, module_tensors, target_modules
 from tunesmith.method import Method
-from tunesmith.model import anatomy, roles, surgery
+from tunesmith.model import anatomy, roles, surgery, weights
 from tunesmith.model.roles import Range
 
 
@@ -34,7 +34,7 @@ class ScaledLinear(nn.Module):
         d_in, d_out = anatomy.linear_sizes(base)
         self.num_channels = d_in if ranges is None else d_out
         size = d_in if ranges is None else sum(end - start for start, end in ranges)
-        self.scale = nn.Parameter(torch.ones(size, device=anatomy.linear_weight(base).device, dtype=torch.float32))
+        self.scale = nn.Parameter(torch.ones(size, device=anatomy.device_of(base), dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., d_out)`."""
@@ -87,7 +87,7 @@ class IA3(Method, PeftFormat):
             if anatomy.is_tied(model, layer.base):
                 raise NotMergeable(f"{path!r} shares its weight with another layer, which {self.name!r} would change too.")
         for layer in _layers(model).values():
-            scale, weight, bias = layer.all_channels(layer.scale), anatomy.linear_weight(layer.base), layer.base.bias
+            scale, weight, bias = layer.all_channels(layer.scale), weights.writable(layer.base), layer.base.bias
             weight.copy_(weight.float() * (scale if layer.ranges is None else scale[:, None]))
             if isinstance(bias, Tensor) and layer.ranges is not None:
                 bias.mul_(scale)

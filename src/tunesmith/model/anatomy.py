@@ -2,6 +2,8 @@
 
 import fnmatch
 import inspect
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,17 +13,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import NoSuchTarget
+from tunesmith.model.quantized_linear import QuantizedLinear
 
 ALL_LINEAR = "all-linear"
 
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the module multiplies by one weight matrix."""
-    return isinstance(module, nn.Linear | Conv1D)
+    return isinstance(module, nn.Linear | Conv1D | QuantizedLinear)
 
 
 def linear_sizes(module: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear module, whichever way its weight is stored."""
+    if isinstance(module, QuantizedLinear):
+        return module.sizes
     weight = module.weight
     assert isinstance(weight, Tensor)
     rows, columns = weight.shape
@@ -29,7 +34,7 @@ def linear_sizes(module: nn.Module) -> tuple[int, int]:
 
 
 def linear_weight(module: nn.Module) -> Tensor:
-    """The weight as (outputs, inputs), a view on the module's own."""
+    """The weight as (outputs, inputs), a view on the module's own; of a quantised layer, a dequantised copy."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.t() if isinstance(module, Conv1D) else weight
@@ -44,13 +49,15 @@ def stored_weight(module: nn.Module) -> Tensor:
 
 def is_tied(model: nn.Module, module: nn.Module) -> bool:
     """Whether the model uses the module's weight at another place too, as embeddings do."""
+    if isinstance(module, QuantizedLinear):
+        return False
     same = [p for _, p in model.named_parameters(remove_duplicate=False) if p is module.weight]
     return len(same) > 1
 
 
 def stores_inputs_first(module: nn.Module) -> bool:
     """Whether the weight is stored as (inputs, outputs), as in GPT-2."""
-    return isinstance(module, Conv1D)
+    return isinstance(module, Conv1D) or (isinstance(module, QuantizedLinear) and module.inputs_first)
 
 
 def linear_targets(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
@@ -168,12 +175,18 @@ def has_token_types(model: PreTrainedModel) -> bool:
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(all, trainable) numbers, tied tensors counted once."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
+    quantized = sum(math.prod(module.sizes) for module in model.modules() if isinstance(module, QuantizedLinear))
+    return quantized + sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lives."""
-    return next(model.parameters()).device
+    """Where the model's first parameter lives, or its first buffer if it has no parameters."""
+    return next(itertools.chain(model.parameters(), model.buffers())).device
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The number format of the first parameter; float32 if there is none, as in a quantised layer."""
+    return next((parameter.dtype for parameter in module.parameters()), torch.float32)
 
 
 def is_encoder(model_config: object) -> bool:

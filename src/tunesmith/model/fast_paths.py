@@ -128,8 +128,8 @@ def _rotary_agrees(function: Callable[..., tuple[Tensor, Tensor]]) -> bool:
 @torch.no_grad()
 def _agree(original: nn.Module, fast: nn.Module, width: int) -> bool:
     """Whether both give the same on a random input."""
-    weight = next(original.parameters())
-    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
+    x = x.to(anatomy.device_of(original), anatomy.dtype_of(original))
     return _close(original(x), fast(x))
 
 

@@ -41,6 +41,10 @@ class Forward(ABC):
         """`(rows, classes)` float32; opens its own scope."""
 
     @abstractmethod
+    def target_logits(self, batch: Batch) -> Tensor:
+        """`(targets, vocabulary or classes)` float32 of what predicts each target; for few targets, opens its own scope."""
+
+    @abstractmethod
     def token_logits(self, batch: Batch) -> Tensor:
         """`(tokens, vocabulary)` of every token of the stream; for short streams, opens its own scope."""
 
@@ -80,6 +84,13 @@ class PackedForward(Forward):
         with self.scope(batch):
             return heads.class_logits(self.model, self._hidden(batch), batch.segments(), batch.input_ids)
 
+    def target_logits(self, batch: Batch) -> Tensor:
+        if batch.positions is None:
+            return self.class_logits(batch)
+        with self.scope(batch):
+            hidden = self._hidden(batch).index_select(0, batch.positions)
+        return row_logits(hidden, heads.language_head(self.model))
+
     def token_logits(self, batch: Batch) -> Tensor:
         with self.scope(batch):
             return row_logits(self._hidden(batch), heads.language_head(self.model))
@@ -107,6 +118,9 @@ class PaddedForward(Forward):
         return torch.nn.functional.cross_entropy(self._logits(batch), batch.targets, reduction="none")
 
     def class_logits(self, batch: Batch) -> Tensor:
+        return self._logits(batch)
+
+    def target_logits(self, batch: Batch) -> Tensor:
         return self._logits(batch)
 
     def token_logits(self, batch: Batch) -> Tensor:

@@ -1,5 +1,6 @@
 """From a model's name to a model in memory: hub id, folder, `.gguf` file or `starter:NAME`; safetensors and JSON only."""
 
+import copy
 import hashlib
 import math
 import os
@@ -24,15 +25,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging as transformers_logging
 
 from tunesmith import starter
-from tunesmith.errors import ModelError, Offline
-from tunesmith.model import anatomy, model_folder
+from tunesmith.errors import ModelError, first_line
+from tunesmith.model import anatomy, hub, model_folder, quantize
 from tunesmith.starter import resolve
 
 GGUF = ".gguf"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -56,7 +57,7 @@ class Source:
         try:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
-            raise ModelError(f"The configuration of {self.name} cannot be used: {_first_line(error)}.") from None
+            raise ModelError(f"The configuration of {self.name} cannot be used: {first_line(error)}.") from None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -64,7 +65,7 @@ class Source:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (ValueError, KeyError, OSError, TypeError) as error:
-            raise ModelError(f"{self.name} has no tokenizer that can be used: {_first_line(error)}.") from None
+            raise ModelError(f"{self.name} has no tokenizer that can be used: {first_line(error)}.") from None
         if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # what transformers makes of missing files
             raise ModelError(
                 f"{self.name} has no tokenizer: its files (tokenizer.json or the like) are missing. Get the model again."
@@ -141,7 +142,7 @@ def without_weights(config: PretrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             return _HEADS.get(task, AutoModelForCausalLM).from_config(config, dtype=torch.float32).eval()
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise ModelError(f"No model can be built from this {type(config).__name__}: {_first_line(error)}.") from None
+        raise ModelError(f"No model can be built from this {type(config).__name__}: {first_line(error)}.") from None
 
 
 def _folder(name: str, hub_files: list[str]) -> Path:
@@ -153,7 +154,7 @@ def _folder(name: str, hub_files: list[str]) -> Path:
         return path
     if path.exists():
         raise ModelError(f"{name} is a file, but no {GGUF} file. A model is a folder, a {GGUF} file, a hub id or starter:NAME.")
-    return _from_hub(name, hub_files)
+    return hub.snapshot(name, hub_files)
 
 
 def _local(name: str) -> Path:
@@ -166,25 +167,19 @@ def _local(name: str) -> Path:
         path = Path(os.path.expanduser(name))  # noqa: PTH111 (the method of Path raises for an unknown user)
         path.exists()
     except (OSError, ValueError) as error:
-        raise ModelError(f"There is no model {name[:100]!r}: {_first_line(error)[:100]}.") from None
+        raise ModelError(f"There is no model {name[:100]!r}: {first_line(error)[:100]}.") from None
     return path
 
 
-def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrainedModel:
+def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: int = 16) -> PreTrainedModel:
     """The model with the head for `task` in float32 on the CPU; a classification head learns `labels` and is new.
+
+    With 4 or 8 `base_bits`, the linear layers of its body are quantised while they are loaded.
 
     Raises:
         ModelError: If the model has no form for the task, or its weights do not fit its configuration.
     """
     config = source.config
-    extra: dict[str, object] = {}
-    if labels:
-        extra = {
-            "id2label": dict(enumerate(labels)),
-            "label2id": {n: i for i, n in enumerate(labels)},
-            "num_labels": len(labels),
-        }
-        extra |= {"ignore_mismatched_sizes": True}
     kind = _HEADS.get(task, AutoModelForCausalLM)
     if task in ("chat", "text") and (source.is_encoder or anatomy.is_encoder_decoder(config)):
         kind_of_model = "encoder" if source.is_encoder else "encoder-decoder"
@@ -195,20 +190,32 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = ()) -> PreTrain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = kind.from_pretrained(
-                source.folder,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **extra,
-            )
+            loaded = _read(kind, source, labels, base_bits)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {_first_line(error)}.") from None
+        raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {first_line(error)}.") from None
     model = _complete(loaded, source.name)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
     return model.eval()
+
+
+def _read(kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ...], base_bits: int) -> object:
+    """What transformers makes of the files: the model, and what it tells of the loading."""
+    config, new_head = source.config, bool(labels)
+    if labels:
+        config = copy.deepcopy(config)
+        config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    if base_bits < 16:
+        return quantize.load(kind, source.folder, config, base_bits, ignore_mismatched_sizes=new_head)
+    return kind.from_pretrained(
+        source.folder,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=new_head,
+    )
 
 
 def _complete(loaded: object, name: str) -> PreTrainedModel:
@@ -261,7 +268,7 @@ def _converted(path: Path) -> Path:
             path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     except (ValueError, LookupError, OSError, RuntimeError, TypeError, ImportError, struct.error) as error:
-        raise ModelError(f"{path} cannot be read as GGUF: {_first_line(error)}.") from None
+        raise ModelError(f"{path} cannot be read as GGUF: {first_line(error)}.") from None
     model = _complete(loaded, str(path))
     vars(model.config).pop("quantization_config", None)  # the weights are plain float32 from here on
     vars(model)["hf_quantizer"] = None
@@ -271,25 +278,3 @@ def _converted(path: Path) -> Path:
     if not target.exists():
         temporary.rename(target)
     return target
-
-
-def _from_hub(name: str, files: list[str]) -> Path:
-    """A snapshot of the files of a hub repository that match one of the patterns."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    if not _HUB_ID.fullmatch(name):
-        raise ModelError(f"There is no model {name!r}: no such folder or {GGUF} file, and it is no hub id (owner/name).")
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(f"There is no model {name!r}: no such folder on this machine, and the hub does not know it.") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise Offline(
-            f"There is no folder {name!r} here, and the hub cannot be reached to look for it there ({_first_line(error)}). "
-            "Connect and try again, or give the path of a model folder, a .gguf file, or starter:smollm2 / starter:minilm."
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import NotMergeable
 from tunesmith.kernels.lora_linear import Changed, lora_linear
-from tunesmith.model import anatomy, roles, surgery
+from tunesmith.model import anatomy, roles, surgery, weights
 
 
 class ChangedLinear(nn.Module):
@@ -43,7 +43,7 @@ class LoRALinear(ChangedLinear):
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
         d_in, d_out = anatomy.linear_sizes(base)
-        device = next(base.parameters()).device
+        device = anatomy.device_of(base)
         self.base, self.scale, self.dropout = base, scale, nn.Dropout(dropout)
         self.a = nn.Parameter(torch.empty(rank, d_in, device=device, dtype=torch.float32))
         self.b = nn.Parameter(torch.zeros(d_out, rank, device=device, dtype=torch.float32))
@@ -64,7 +64,7 @@ class LoRALinear(ChangedLinear):
     @property
     def parts(self) -> Changed:
         """The tensors of the layer, as kernels take them."""
-        return Changed(anatomy.linear_weight(self.base), self.bias, self.a, self.b)
+        return Changed(weights.frozen(self.base), self.bias, self.a, self.b)
 
     def merged_weight(self) -> Tensor:
         return anatomy.linear_weight(self.base).double() + (self.scale * self.b @ self.a).double()
@@ -127,6 +127,6 @@ def merge(model: nn.Module) -> None:
     for path in (path for path, layer in changed.items() if anatomy.is_tied(model, layer.base)):
         raise NotMergeable(f"{path!r} shares its weight with the embeddings, which would change too. Keep the adapter.")
     for layer in changed.values():
-        weight = anatomy.linear_weight(layer.base)
+        weight = weights.writable(layer.base)
         weight.copy_(layer.merged_weight().to(weight.dtype))
     surgery.detach(model)

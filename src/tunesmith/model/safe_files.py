@@ -49,6 +49,10 @@ _BITS |= {
     "C64": 64,
 }
 
+_TORCH_TYPES = {"BOOL": "bool", "U8": "uint8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BF16": "bfloat16"}
+_TORCH_TYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "float") for bits in (16, 32, 64)}
+_TORCH_TYPES |= {"I8": "int8"}
+
 _ASKS_FOR_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 _NAMES_CODE = (
     "*_attn_implementation*",
@@ -141,6 +145,27 @@ def read_tensors(path: Path, names: Collection[str] | None = None) -> dict[str, 
             return {name: file.get_tensor(name) for name in (header if names is None else names)}
     except SafetensorError as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}.") from None
+
+
+def read_tensor(path: Path, facts: TensorFacts) -> Tensor:
+    """A tensor that `tensor_header` has found, read into memory of its own instead of mapped.
+
+    Raises:
+        ModelError: If it is of a type that torch has not, or the file has become shorter.
+    """
+    import torch
+
+    if facts.dtype not in _TORCH_TYPES:
+        raise ModelError(f"{path} has a tensor of the type {facts.dtype}, which cannot be read here.")
+    tensor = torch.empty(facts.end - facts.begin, dtype=torch.uint8)
+    with path.open("rb", buffering=0) as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little") + facts.begin)
+        room, done = memoryview(tensor.numpy()), 0  # pyright: ignore[reportArgumentType]
+        while done < len(room) and (count := file.readinto(room[done:])):
+            done += count
+    if done < len(room):
+        raise ModelError(f"{path} has become shorter while it was read. Get it again.")
+    return tensor.view(getattr(torch, _TORCH_TYPES[facts.dtype])).view(facts.shape)
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:

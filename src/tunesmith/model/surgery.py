@@ -38,6 +38,12 @@ def replace(model: nn.Module, path: str, new: nn.Module) -> None:
     _ledger(model).append(("replaced", path, old))
 
 
+def replace_for_good(model: nn.Module, path: str, new: nn.Module) -> None:
+    """The same while a model is made, before any method is attached: `detach` leaves it there."""
+    new.train(model.get_submodule(path).training)
+    _put(model, path, new)
+
+
 def add(model: nn.Module, name: str, new: nn.Module) -> None:
     """Register `new` at dotted path `name`, as a child of a module of the model, on the model's device."""
     parent, _, leaf = name.rpartition(".")

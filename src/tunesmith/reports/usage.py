@@ -14,6 +14,12 @@ _AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
 }
+_FOUR_BITS = 'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)'
+_QUANTISED = {
+    4: (", BitsAndBytesConfig", f", quantization_config={_FOUR_BITS}"),
+    8: (", BitsAndBytesConfig", ", quantization_config=BitsAndBytesConfig(load_in_8bit=True)"),
+}
+"""How a base in few bits is imported and loaded elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,13 @@ def transformers_code(result: RunResult, folder: Path) -> str:
         imports = f"from transformers import AutoTokenizer, {auto_class}"
         return f"{imports}\n\nmodel = {auto_class}.from_pretrained({path})\ntokenizer = AutoTokenizer.from_pretrained({path})"
     classes = f", num_labels={len(result.data.labels)}" if result.data.labels else ""
+    name, bits = _QUANTISED.get(result.settings.get("training", {}).get("base_bits"), ("", ""))
     return "\n".join(
         [
             "from peft import PeftModel",
-            f"from transformers import {auto_class}",
+            f"from transformers import {auto_class}{name}",
             "",
-            f"base = {auto_class}.from_pretrained({result.model.name!a}{classes})",
+            f"base = {auto_class}.from_pretrained({result.model.name!a}{classes}{bits})",
             f"model = PeftModel.from_pretrained(base, {str(folder / ADAPTER)!a})",
         ]
     )

@@ -114,9 +114,7 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     base = baseline.measure(session, place)
     optimizer = session.attach()
     total, trainable = anatomy.count_parameters(session.model)
-    result.model = replace(
-        result.model, num_parameters=total, num_trainable=trainable, precision=str(session.dtype).removeprefix("torch.")
-    )
+    result.model = replace(result.model, num_parameters=total, num_trainable=trainable, precision=session.storage)
     result.stages = list(base.stages)
     keeper = RunKeeper(session, optimizer, place, signals)
     state = restored(session, keeper, place)

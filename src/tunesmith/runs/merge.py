@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunesmith import settings
+from tunesmith.checkpoint import adapter
+from tunesmith.checkpoint import merge as merging
 from tunesmith.checkpoint.durable import whole_folder
-from tunesmith.checkpoint.merge import merge_and_save
-from tunesmith.errors import RunError
-from tunesmith.runs import predict
+from tunesmith.checkpoint.save_model import save_model
+from tunesmith.data.pack import in_order_of_length, pack
+from tunesmith.data.table import TokenTable
+from tunesmith.errors import DataError, NotMergeable, RunError
+from tunesmith.evaluation.agreement import Agreement, compare
+from tunesmith.model import anatomy, quantize
+from tunesmith.model.forward import Forward, choose
+from tunesmith.model.load import Source
+from tunesmith.reports.result import RunResult
+from tunesmith.runs import evaluate, predict, resume
 from tunesmith.runs.place import Place
-from tunesmith.watch import Watch
+from tunesmith.runs.session import prepare_session
+from tunesmith.settings import FitSettings
+from tunesmith.watch import Progress, Quiet, Watch
+
+MAX_DIVERGENCE = 0.001  # nats a prediction; merging onto the base of before it was quantised gives ten times as much
+_MAX_ROWS = 64
+_TOKENS_PER_PASS = 256  # the logits of both models, and their logarithms, are held at once
 
 
-def merge(folder: Path, out: Path, watch: Watch) -> None:
+def merge(
+    folder: Path, out: Path, watch: Watch, *, rows: Sequence[str] = (), max_divergence: float = MAX_DIVERGENCE
+) -> Agreement | None:
     """Write the tuned model of the run in `folder` to `out`, which must not exist.
 
+    The base of a run that kept it in few bits is dequantised first, and the merged model is compared with the run on rows
+    that the run held out, or on the files `rows`. What was measured is given back, None where nothing was quantised.
+
     Raises:
-        NotMergeable: If the method cannot be expressed as weights.
+        NotMergeable: If the method cannot be expressed as weights, or the merged model differs from the run by more than
+            `max_divergence` nats a prediction.
         RunError: If the run is not finished, its base model has changed, or `out` exists or cannot be written.
         DiskFull: If there is too little room.
     """
@@ -28,6 +55,77 @@ def merge(folder: Path, out: Path, watch: Watch) -> None:
         with whole_folder(out, sum(path.stat().st_size for path in trained.rglob("*"))) as place:
             shutil.copytree(trained, place, dirs_exist_ok=True)
         watch.say("the run trained the whole model: copied as it is")
+        return None
+    if predict.base_bits(result) == 16:
+        source, model, method = predict.with_adapter(folder, result)
+        merging.merge_and_save(model, method, source.tokenizer, out)
+        return None
+    source, merged = _merged_in_float32(folder, result, watch)
+    found = _agreement(folder, result, merged, _held_out(folder, result, source, rows), watch)
+    _require_alike(folder, found, max_divergence)
+    save_model(merged, source.tokenizer, out)
+    return found
+
+
+def _merged_in_float32(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel]:
+    """The base with the weights that it computed with while it was trained on, and the change folded into them."""
+    source, model = predict.base(folder, result)
+    quantize.dequantize(model)
+    merging.merge(model, adapter.load(model, Place(folder).adapter))
+    watch.say("the base model was dequantised and merged in float32")
+    return source, model
+
+
+def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[str]) -> TokenTable:
+    """Some rows to compare on, at most `_MAX_ROWS`: those in the files `rows`, or the run's own test rows.
+
+    Raises:
+        RunError: If the run's data cannot be read any more.
+    """
+    if rows:
+        table = evaluate.rows_like(result, source, rows, str(folder)).tokens
+    else:
+        chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
+        try:
+            table = prepare_session(resume.located_settings(chosen, result.directory), Quiet()).data.test.tokens
+        except DataError as error:
+            raise RunError(
+                f"The merged model is compared with the run on the rows that {folder} held out, and these cannot be read: "
+                f"{error} Give other rows of the same shape: --rows FILE."
+            ) from None
+    return table.select(range(min(len(table), _MAX_ROWS)))
+
+
+def _agreement(folder: Path, result: RunResult, merged: PreTrainedModel, table: TokenTable, watch: Watch) -> Agreement:
+    """How alike the run, its base in few bits, and the merged model answer."""
+    _, tuned, _ = predict.with_adapter(folder, result)
+    forwards = [choose(model.eval(), classification=bool(result.data.labels), fast=False)[0] for model in (tuned, merged)]
+    return compare(_logits(forwards, table, watch))
+
+
+@torch.no_grad()
+def _logits(forwards: Sequence[Forward], table: TokenTable, watch: Watch) -> Iterator[tuple[Tensor, Tensor]]:
+    """What both models answer, a block of predictions at a time."""
+    done = 0
+    for rows in in_order_of_length(table, _TOKENS_PER_PASS):
+        batch = pack(table, rows).to(anatomy.device_of(forwards[0].model))
+        if batch.num_targets:
+            first, second = (forward.target_logits(batch) for forward in forwards)
+            yield first, second
+        done += len(rows)
+        watch.progress(Progress(phase="comparing with the run", done=done, total=len(table), unit="rows"))
+
+
+def _require_alike(folder: Path, found: Agreement, max_divergence: float) -> None:
+    """Refuse to write a model that is not the run.
+
+    Raises:
+        NotMergeable: If the predictions differ by more than is allowed.
+    """
+    if found.divergence <= max_divergence:
         return
-    source, model, method = predict.with_adapter(folder, result)
-    merge_and_save(model, method, source.tokenizer, out)
+    raise NotMergeable(
+        f"The merged model does not answer like {folder}: {found}; at most {max_divergence:g} nats are allowed. Nothing was "
+        f"written. Keep the adapter beside its quantised base (tunesmith chat {folder}), or accept the difference with "
+        f"--max-divergence {found.divergence * 1.1:.2g}."
+    )

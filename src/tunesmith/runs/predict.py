@@ -24,6 +24,7 @@ from tunesmith.reports.result import RunResult
 from tunesmith.runs import answers
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place, located
+from tunesmith.training import memory
 from tunesmith.watch import Quiet
 
 PAIR_SHAPE = "text pair+label"
@@ -127,11 +128,27 @@ def with_adapter(folder: Path, result: RunResult) -> tuple[Source, PreTrainedMod
         RunError: If the base model has changed.
         ModelError: If the base model or the adapter cannot be read.
     """
+    source, model = base(folder, result)
+    return source, model, adapter.load(model, Place(folder).adapter)
+
+
+def base(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel]:
+    """The base model of a finished run, in as many bits as the run kept it.
+
+    Raises:
+        RunError: If it has changed.
+        ModelError: If it cannot be read.
+    """
     source = loading.find(located(result.model.name, result.directory))
     if source.fingerprint != result.model.fingerprint:
         raise RunError(
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
         )
     torch.manual_seed(result.seed)
-    model = loading.load(source, result.task, labels=tuple(result.data.labels))
-    return source, model, adapter.load(model, Place(folder).adapter)
+    memory.return_freed_memory()
+    return source, loading.load(source, result.task, labels=tuple(result.data.labels), base_bits=base_bits(result))
+
+
+def base_bits(result: RunResult) -> int:
+    """In how many bits a run kept the weights of its base's linear layers; 16 if it left them as they were."""
+    return int(result.settings.get("training", {}).get("base_bits", 16))

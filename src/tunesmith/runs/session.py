@@ -16,8 +16,9 @@ from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import PreparedData, prepare
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, load
+from tunesmith.model import anatomy, forward, load, quantize
 from tunesmith.model.load import Source
+from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
 from tunesmith.settings import DataSettings, FitSettings
 from tunesmith.training import memory, precision
@@ -92,7 +93,8 @@ class Session:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
         torch.manual_seed(training.seed)
-        self.model = load.load(self.source, self.data.task, labels=self.data.labels)
+        memory.return_freed_memory()
+        self.model = load.load(self.source, self.data.task, labels=self.data.labels, base_bits=training.base_bits)
         nn.Module.to(self.model, self.device)
         self.forward, reason = forward.choose(
             self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"
@@ -104,10 +106,21 @@ class Session:
             precision.store_frozen(self.model, self.dtype)
         memory.keep_freed_memory()  # from here on: what loading held is given back
         self.watch.say(sentence)
+        if training.base_bits < 16:
+            self.watch.say(f"the base model is held {self.storage}")
         if reason:
             self.watch.say(f"rows are padded, not packed: {reason}")
         decided = dataclasses.replace(training, precision=_NAMES[self.dtype])
         self.settings = dataclasses.replace(self.settings, training=decided)
+
+    @property
+    def storage(self) -> str:
+        """How the base model is stored while it is trained on: its number format, and the bits of its quantised weights."""
+        text = str(self.dtype).removeprefix("torch.")
+        num_weights, num_bytes = quantize.storage(self.model)
+        if not num_weights:
+            return text
+        return f"in {text}, {format_count(num_weights)} weights of it in {num_bytes * 8 / num_weights:.3f} bits each"
 
     def trained_bytes(self) -> int:
         """Bytes of all that the method will train, found on a copy of the base model without weights.
@@ -145,6 +158,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         torch.set_num_threads(chosen.training.threads)
     recorder = Recorder(watch)
     method = method_of(chosen)
+    _require_frozen(chosen.training.base_bits, method)
     source = load.find(chosen.model)
     data = prepare(
         with_starters(chosen.data, watch),
@@ -163,6 +177,19 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     session = Session(chosen, source, data, method, device, recorder)
     session.decide()
     return session
+
+
+def _require_frozen(base_bits: int, method: Method) -> None:
+    """Refuse to train weights that are stored too coarsely to learn.
+
+    Raises:
+        SettingsError: If the method trains the base model's own weights, and these are to be quantised.
+    """
+    if base_bits < 16 and method.trains_base_weights:
+        raise SettingsError(
+            f"--base-bits {base_bits} stores the base model's weights too coarsely to be trained, and {method.name!r} trains "
+            "them. Use a method that adds weights of its own, such as --method qlora, or leave --base-bits out."
+        )
 
 
 def _require_held_out(data: PreparedData) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's mallopt
 _STATUS = Path("/proc/self/status")
 
 
@@ -43,6 +43,18 @@ def give_back() -> None:
 
 def _has_glibc() -> bool:
     return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+
+def return_freed_memory() -> bool:
+    """Let the C library give large freed blocks back at once; for loading, where blocks come that stay and others that go.
+
+    Does nothing, and says so by False, where the C library is another one.
+    """
+    if not _has_glibc():
+        return False
+    libc = ctypes.CDLL(None)
+    options = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**18), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 0))
+    return all(libc.mallopt(option, value) for option, value in options)
 
 
 def keep_freed_memory() -> bool:

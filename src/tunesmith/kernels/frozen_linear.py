@@ -1,0 +1,84 @@
+"""Products with a weight that does not learn, stored as a tensor or in few bits.
+
+y = x Wt + b      x: (tokens, d_in), W: (d_out, d_in)
+
+A weight in few bits is dequantised a few rows at a time, used, and forgotten, in the forward pass and again in the
+backward pass: the whole weight never exists, and nothing is kept for the backward pass but the weight in few bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class RowBlocks(Protocol):
+    """A weight `(d_out, d_in)` that comes a few rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, (d_out, d_in)."""
+        ...
+
+    def row_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Rows `(rows, d_in)` in `dtype`, with which rows they are."""
+        ...
+
+
+FrozenWeight = Tensor | RowBlocks
+
+
+def add_product(y: Tensor, x: Tensor, weight: FrozenWeight) -> None:
+    """Add x Wt `(tokens, d_out)` to y."""
+    if isinstance(weight, Tensor):
+        y.addmm_(x, weight.t())
+        return
+    for rows, block in weight.row_blocks(x.dtype):
+        y[:, rows].addmm_(x, block.t())
+
+
+def add_input_gradient(dx: Tensor, dy: Tensor, weight: FrozenWeight) -> None:
+    """Add dy W `(tokens, d_in)` to dx."""
+    if isinstance(weight, Tensor):
+        dx.addmm_(dy, weight)
+        return
+    for rows, block in weight.row_blocks(dy.dtype):
+        dx.addmm_(dy[:, rows], block)
+
+
+def dense(weight: RowBlocks, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The whole weight `(d_out, d_in)` at once."""
+    return torch.cat([block for _, block in weight.row_blocks(dtype)])
+
+
+def plain(x: Tensor, weight: RowBlocks, bias: Tensor | None) -> Tensor:
+    """The obvious computation, which `frozen_linear` must equal."""
+    return torch.nn.functional.linear(x, dense(weight, x.dtype), bias)
+
+
+def frozen_linear(x: Tensor, weight: RowBlocks, bias: Tensor | None) -> Tensor:
+    """Map `(..., d_in)` to `(..., d_out)`; gradients flow to x and the bias."""
+    flat = x.reshape(-1, x.shape[-1])
+    result: Tensor = _FrozenLinear.apply(flat, weight)  # pyright: ignore[reportAssignmentType]
+    result = result.view(*x.shape[:-1], weight.shape[0])
+    return result if bias is None else result + bias
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: RowBlocks) -> Tensor:
+        ctx.weight = weight
+        y = x.new_zeros(len(x), weight.shape[0])
+        add_product(y, x, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        dx = dy.new_zeros(len(dy), ctx.weight.shape[1])
+        add_input_gradient(dx, dy, ctx.weight)
+        return dx, None
