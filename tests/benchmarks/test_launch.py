@@ -16,5 +16,5 @@ def test_the_tuned_peer_gets_its_allocator():
 
 def test_usual_contestants_exist_and_the_reference_is_plain():
     assert set(contestants.USUAL) <= contestants.CONFIGURATIONS.keys()
-    reference = contestants.CONFIGURATIONS[contestants.REFERENCE]
+    reference = contestants.CONFIGURATIONS[contestants.reference_of(contestants.USUAL)]
     assert (reference.precision, reference.order, reference.variables) == ("float32", "given", {})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forking import Child, Server
+from forking import Server
 from tunesmith.reports.result import RunResult
 
 WEIGHTS = {"lora": "adapter/adapter_model.safetensors", "full": "model/model.safetensors"}
@@ -44,20 +44,26 @@ def undisturbed(server, bench, tmp_path_factory):
     return make
 
 
-def _kill_until_done(server: Server, words: list[str], folder: Path, moments: list[float]) -> tuple[Child, int]:
-    """The child that finished, and how many were killed before they could."""
+def _kill_until_done(server: Server, words: list[str], folder: Path, moments: list[float]) -> int:
+    """Leaves a finished run; returns how many processes were killed on the way."""
     num_killed = 0
     for moment in moments:
         child = server.start(_next(words, folder), folder, fault=SLOW)
         time.sleep(moment)
-        if child.ended():
-            return child, num_killed
-        child.send(signal.SIGKILL)
-        if child.wait() == 0:  # it was faster
-            return child, num_killed
-        assert child.code == -signal.SIGKILL
-        num_killed += 1
-    return server.run(_next(words, folder), folder, fault=SLOW), num_killed
+        if not child.ended():
+            child.send(signal.SIGKILL)
+        killed = child.wait() == -signal.SIGKILL
+        assert killed or child.code == 0, child.err
+        num_killed += killed
+        if not killed or _is_finished(folder / "run"):  # one may be killed with nothing left to do but to exit
+            return num_killed
+    child = server.run(_next(words, folder), folder, fault=SLOW)
+    assert child.code == 0, child.err
+    return num_killed
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / "run.json").exists() and RunResult.load(run).status == "finished"
 
 
 def _next(words: list[str], folder: Path) -> list[str]:
@@ -85,8 +91,7 @@ def _told(folder: Path) -> list[tuple[object, ...]]:
 
 def _test(server: Server, words: list[str], whole: Undisturbed, folder: Path, fractions: list[float], method: str) -> int:
     folder.mkdir()
-    child, num_killed = _kill_until_done(server, words, folder, [f * whole.seconds for f in fractions])
-    assert child.code == 0, child.err
+    num_killed = _kill_until_done(server, words, folder, [f * whole.seconds for f in fractions])
     _assert_same(folder / "run", whole.folder, method)
     return num_killed
 

@@ -52,6 +52,15 @@ def test_a_run_that_failed_goes_on(copied, capsys):
     assert "run is finished; nothing is left to do" in _resume(capsys, 2)
 
 
+def test_what_a_killed_writer_left_is_removed(copied, capsys):
+    """Half an adapter of a process that was killed while it saved."""
+    half = copied / "run" / "adapter.tmp-123"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    _resume(capsys, 0)
+    assert not list((copied / "run").glob("*tmp*"))
+
+
 def test_other_data_are_refused(copied, capsys):
     with (copied / "reviews.csv").open("a") as file:
         file.write("one more day,bad\n")

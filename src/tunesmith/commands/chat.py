@@ -58,8 +58,9 @@ class Chat(Command):
     def run(self) -> int:
         if self.json and self.prompt is None:
             raise InputError("--json needs --prompt: a conversation is not one JSON object.")
+        settings = self._generation()
         folder = _folder.find_run(self.folder)
-        conversation = self._conversation(folder)
+        conversation = self._conversation(folder, settings)
         if self.prompt is not None:
             answer = conversation.answer(self.prompt, shown=not self.json)
             if self.json:
@@ -67,21 +68,23 @@ class Chat(Command):
             return 0
         return self._talk(conversation)
 
-    def _conversation(self, folder: Path) -> Conversation:
+    def _generation(self) -> Generation:
+        from tunesmith.evaluation.generate import Generation
+        from tunesmith.evaluation.sampling import Sampling
+
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        return Generation(max_new_tokens=self.max_new_tokens, sampling=sampling)
+
+    def _conversation(self, folder: Path, settings: Generation) -> Conversation:
         """A fresh conversation with the model of the run.
 
         Raises:
-            InputError: If a setting is out of range, or has no meaning for this run.
+            InputError: If a setting has no meaning for this run.
         """
         result = RunResult.load(folder)
         if result.task == "classification" and self.temperature:
             raise InputError(f"{folder} answers with a label: there is nothing to draw. Leave out --temperature.")
-        from tunesmith.evaluation.generate import Generation
-        from tunesmith.evaluation.sampling import Sampling
         from tunesmith.runs import predict
-
-        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
-        settings = Generation(max_new_tokens=self.max_new_tokens, sampling=sampling)
 
         with View(quiet=self.quiet) as view:
             view.say(f"loading {folder}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunesmith import settings
+from tunesmith.checkpoint import durable
 from tunesmith.checkpoint.lock import RunLock
 from tunesmith.errors import RunError
 from tunesmith.reports.result import RunResult
@@ -41,6 +42,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
         ):
             if before != now:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
+        durable.discard_leftovers(folder)
         result.status, result.error = "running", None
         return carry_on(session, place, result, signals, started, resident)
 
