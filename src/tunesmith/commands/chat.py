@@ -58,9 +58,10 @@ class Chat(Command):
     def run(self) -> int:
         if self.json and self.prompt is None:
             raise InputError("--json needs --prompt: a conversation is not one JSON object.")
-        settings = self._generation()
+        if self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens must be at least 1, found {self.max_new_tokens}.")
         folder = _folder.find_run(self.folder)
-        conversation = self._conversation(folder, settings)
+        conversation = self._conversation(folder, self._generation())
         if self.prompt is not None:
             answer = conversation.answer(self.prompt, shown=not self.json)
             if self.json:
