@@ -59,7 +59,7 @@ def test_drawing(tunesmith_run, parrot, chat_run):
         ("--temperature", "nan", "temperature must be 0 or a positive number, got nan."),
         ("--top-p", "0", "top_p must be above 0 and at most 1, got 0.0."),
         ("--seed", "-1", "seed must be at least 0"),
-        ("--max-new-tokens", "0", "max_new_tokens must be at least 1, got 0."),
+        ("--max-new-tokens", "0", "--max-new-tokens must be at least 1, found 0."),
     ],
 )
 def test_numbers_out_of_range(tunesmith_run, parrot, chat_run, flag, value, message):
