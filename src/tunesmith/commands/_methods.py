@@ -41,11 +41,11 @@ class Choice:
     def cost_of_an_answer(self) -> str:
         """What the tuned model computes more than its base."""
         if self.entry.mergeable:
-            return "none, merged"
+            return "none"
         counted = None if isinstance(self.count, InputError) else self.count
         if self.entry.takes_positions:
-            return f"{counted.num_positions} positions a row" if counted else "positions"
-        return f"{100 * counted.num_added / counted.num_base:.3g} % more weights" if counted else "added layers"
+            return f"{counted.num_positions} positions" if counted else "positions"
+        return f"+{100 * counted.num_added / counted.num_base:.3g} % weights" if counted else "added layers"
 
     def facts(self) -> dict[str, object]:
         """Everything, for machines."""
@@ -75,14 +75,24 @@ def table(choices: Sequence[Choice]) -> Table:
 
     counted = any(choice.count is not None for choice in choices)
     sizes = ("trains", "share", "held to train") if counted else ("held to train",)
-    found = Table("method", "equation", "paper", *sizes, "merges", "cost of an answer", box=None, pad_edge=False)
+    found = Table("method", *sizes, "merges", "costs", box=None, pad_edge=False)
+    for column in found.columns:
+        column.no_wrap = True
     for choice in choices:
         entry = choice.entry
-        equation = f"as {entry.preset_of}" if entry.preset_of else "\n".join(entry.equations)
         middle = choice.sizes if counted else (entry.memory,)
-        cells = (entry.name, equation, _short(entry.paper), *middle, _yes(entry.mergeable), choice.cost_of_an_answer)
+        cells = (entry.name, *middle, _yes(entry.mergeable), choice.cost_of_an_answer)
         found.add_row(*map(_output.clean, cells))
     return found
+
+
+def equations(choices: Sequence[Choice]) -> Iterator[str]:
+    """What each computes and where it is from, a line for each equation."""
+    for choice in choices:
+        entry = choice.entry
+        told = [f"as {entry.preset_of}"] if entry.preset_of else entry.equations or ["every weight learns"]
+        sources = [(entry.name, _short(entry.paper)), *[("", "")] * len(told)]
+        yield from (f"{name:<18}{paper:<12}{text}" for (name, paper), text in zip(sources, told, strict=False))
 
 
 def page(choice: Choice) -> Iterator[str]:

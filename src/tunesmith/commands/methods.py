@@ -48,6 +48,7 @@ class Methods(Command):
             _output.say(_methods.size_of_model(self.model, choices))
         if self.method is None:
             _output.show(_methods.table(choices))
+            _output.show("", *_methods.equations(choices))
             _output.say("\n`tunesmith methods NAME` explains one.")
         else:
             _output.show(*_methods.page(choices[0]))
