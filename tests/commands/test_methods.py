@@ -42,7 +42,7 @@ def test_a_model_without_weights_is_counted(tunesmith_run, eight_billion):
     rows = {row["name"]: row for row in json.loads(tunesmith_run("methods", "--model", eight_billion, "--json").out)["methods"]}
     assert rows["lora"]["num_trainable"] == 41_943_040
     assert rows["full"]["training_bytes"] == 16 * 8_030_261_248
-    assert rows["prefix"]["cost_of_an_answer"] == "20 positions a row"
+    assert rows["prefix"]["cost_of_an_answer"] == "20 positions"
     assert rows["pfeiffer"]["cost_of_an_answer"] == "+0.837 % weights"
     shown = tunesmith_run("methods", "--model", eight_billion).out
     assert "8,030,261,248 numbers, 16.1 GB in bfloat16" in shown
