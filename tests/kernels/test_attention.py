@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tunesmith.kernels import attention
+from tunesmith.kernels import attention, flash
 from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.segments import Segments
 
@@ -79,13 +79,13 @@ def test_long_segments(lengths: list[int], heads: tuple[int, int], rule: Rule):
 
 def test_long_segments_go_through_flash_and_windowed_ones_do_not(monkeypatch: pytest.MonkeyPatch):
     calls: list[int] = []
-    flash = attention._flash
+    original = flash._flash
 
     def count(q: Tensor, *rest: object, **settings: object) -> tuple[Tensor, Tensor]:
         calls.append(q.shape[2])
-        return flash(q, *rest, **settings)
+        return original(q, *rest, **settings)
 
-    monkeypatch.setattr(attention, "_flash", count)
+    monkeypatch.setattr(flash, "_flash", count)
     inputs, segments = _inputs(LONG, 2, 2), Segments(LONG)
     segment_attention(*inputs, segments, Rule(causal=True, scale=1.0))
     assert calls == [attention.LONG_SEGMENT, attention.LONG_SEGMENT + 5]

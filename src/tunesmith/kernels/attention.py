@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels import flash
 from tunesmith.kernels.segments import Part, Segments
 
 BLOCK = 128  # queries at most
 LONG_SEGMENT = 1024  # tokens; from here on torch's flash attention beats batched products on the CPU
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,8 @@ class _SegmentAttention(torch.autograd.Function):
         for part in segments.parts():
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
             if _takes_flash(inputs, rule):
-                kept.append(_flash_forward(inputs, place, segments.num_shared if part.sees_shared else 0, rule))
+                num_shared = segments.num_shared if part.sees_shared else 0
+                kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
@@ -125,7 +125,8 @@ class _SegmentAttention(torch.autograd.Function):
             inputs = (q[rows], keys.by(part), values.by(part))
             outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
             if _takes_flash(inputs, rule):
-                _flash_gradients(inputs, (out[rows], next(keeps)), dout[rows], outputs, rule)
+                result = out[rows], next(keeps)
+                flash.write_gradients(inputs, result, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
             else:
                 blocks = _blocks(inputs, segments, part, rule)
                 _products_gradients(inputs, blocks, next(keeps) if len(blocks) == 1 else None, dout[rows], outputs, rule.scale)
@@ -186,10 +187,10 @@ def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Ru
 def _products_forward(inputs: tuple[Tensor, ...], out: Tensor, blocks: list[_Block], scale: float) -> list[Tensor]:
     """Two batched products a block; writes `out` `(length, heads, width)`, returns the probabilities if they are kept."""
     q, k, v = inputs
-    weights = []
-    for rows, keys, mask in blocks:
-        weights = [_weights(q[rows], k[keys], mask, scale)]
-        _write_heads(out[rows], torch.bmm(weights[0], v[keys].transpose(0, 1)))
+    rows, weights = _Rows(q, k.shape[1], scale), []
+    for place, keys, mask in blocks:
+        weights = [_weights(rows.of(place), k[keys], mask)]
+        _write(out[place], torch.bmm(weights[0], v[keys].transpose(0, 1)))
     return weights if len(blocks) == 1 else []
 
 
@@ -208,93 +209,41 @@ def _products_gradients(
         write = Tensor.add_
         dk.zero_()
         dv.zero_()
-    heads = k.shape[1]
-    for rows, keys, mask in blocks:
-        weights = _weights(q[rows], k[keys], mask, scale) if kept is None else kept
-        drows = _by_key_head(dout[rows], heads)
-        write(dv[keys].transpose(0, 1), torch.bmm(weights.transpose(1, 2), drows))
-        dweights = torch.bmm(drows, v[keys].permute(1, 2, 0))
-        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype).mul_(scale)
-        _write_heads(dq[rows], torch.bmm(dscores, k[keys].transpose(0, 1)))
-        write(dk[keys].transpose(0, 1), torch.bmm(dscores.transpose(1, 2), _by_key_head(q[rows], heads)))
+    rows, drows = _Rows(q, k.shape[1], scale), _Rows(dout, k.shape[1])
+    for place, keys, mask in blocks:
+        some, dsome = rows.of(place), drows.of(place)
+        weights = _weights(some, k[keys], mask) if kept is None else kept
+        write(dv[keys].transpose(0, 1), torch.bmm(weights.transpose(1, 2), dsome))
+        dweights = torch.bmm(dsome, v[keys].permute(1, 2, 0))
+        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
+        write(dk[keys].transpose(0, 1), torch.bmm(dscores.transpose(1, 2), some))
+        _write(dq[place], torch.bmm(dscores, k[keys].transpose(0, 1)).mul_(scale))
 
 
-def _weights(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """The probabilities of one block, `(kv heads, group * rows, keys)`."""
-    scores = torch.bmm(_by_key_head(q, k.shape[1]), k.permute(1, 2, 0)).mul_(scale)
+class _Rows:
+    """Queries, or gradients of what they got, by the heads whose keys they look at: `(kv heads, length * group, width)`."""
+
+    def __init__(self, t: Tensor, heads: int, scale: float = 1.0) -> None:
+        length, self.group, width = len(t), t.shape[1] // heads, t.shape[2]
+        rows = t.view(length, heads, self.group, width).permute(1, 0, 2, 3).reshape(heads, -1, width)
+        self.rows = rows if scale == 1.0 else rows * scale  # cheaper here than on the scores
+
+    def of(self, place: slice) -> Tensor:
+        """Those of some tokens."""
+        return self.rows[:, place.start * self.group : place.stop * self.group]
+
+
+def _weights(rows: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """The probabilities of one block, `(kv heads, rows, keys)`; `mask` is `(tokens, n)`, for the last n keys."""
+    scores = torch.bmm(rows, k.permute(1, 2, 0))
     if mask is not None:
-        scores.unflatten(1, (-1, len(q)))[..., -mask.shape[1] :].add_(mask)
+        by_token = scores.view(len(scores), len(mask), -1, scores.shape[2])
+        by_token[..., -mask.shape[1] :].add_(mask[:, None])
     return torch.softmax(scores, -1)
 
 
-def _by_key_head(t: Tensor, heads: int) -> Tensor:
-    """`(length, kv heads * group, width)` -> `(kv heads, group * length, width)`; a view where the group is 1."""
-    if t.shape[1] == heads:
-        return t.transpose(0, 1)
-    length, _, width = t.shape
-    return t.reshape(length, heads, -1, width).permute(1, 2, 0, 3).reshape(heads, -1, width)
-
-
-def _write_heads(out: Tensor, rows: Tensor) -> None:
-    """The way back of `_by_key_head`, into `out`."""
+def _write(out: Tensor, rows: Tensor) -> None:
+    """The way back of `_Rows`, into `out` `(length, heads, width)`."""
     length, _, width = out.shape
     heads = len(rows)
-    out.view(length, heads, -1, width).permute(1, 2, 0, 3).copy_(rows.view(heads, -1, length, width))
-
-
-def _heads_first(t: Tensor, group: int = 1) -> Tensor:
-    """`(length, heads, width)` -> `(1, heads * group, length, width)`."""
-    return (t if group == 1 else t.repeat_interleave(group, 1)).transpose(0, 1)[None]
-
-
-def _flash_forward(inputs: tuple[Tensor, ...], out: Tensor, num_shared: int, rule: Rule) -> Tensor:
-    """Torch's flash attention; writes `out`, returns the log of the normalisers `(1, heads, length)`.
-
-    It has no form for keys that stand before the queries, so shared keys take a pass of their own, in which all look at
-    all; the two results are weighted by their normalisers.
-    """
-    q, k, v = inputs
-    group = q.shape[1] // k.shape[1]
-    result, normaliser = None, None
-    for place, causal in _passes(num_shared, rule):
-        keys, values = _heads_first(k[place], group), _heads_first(v[place], group)
-        more, log_sum = _flash(_heads_first(q), keys, values, 0.0, causal, attn_mask=None, scale=rule.scale)
-        if result is None or normaliser is None:
-            result, normaliser = more, log_sum
-        else:
-            total = torch.logaddexp(normaliser, log_sum)
-            shares = ((t - total).exp()[..., None].to(q.dtype) for t in (normaliser, log_sum))
-            result, normaliser = result * next(shares) + more * next(shares), total
-    assert result is not None
-    assert normaliser is not None
-    out.copy_(result[0].transpose(0, 1))
-    return normaliser
-
-
-def _flash_gradients(
-    inputs: tuple[Tensor, ...],
-    result: tuple[Tensor, Tensor],
-    dout: Tensor,
-    outputs: tuple[Tensor, ...],
-    rule: Rule,
-) -> None:
-    """Writes the gradients of one long segment; `result` is its whole output and normaliser, right for either pass."""
-    (q, k, v), (dq, dk, dv), (out, normaliser) = inputs, outputs, result
-    group = q.shape[1] // k.shape[1]
-    for number, (place, causal) in enumerate(_passes(len(k) - len(q), rule)):
-        keys, values = _heads_first(k[place], group), _heads_first(v[place], group)
-        arguments = (_heads_first(dout), _heads_first(q), keys, values, _heads_first(out))
-        gradients = _flash_backward(*arguments, normaliser, 0.0, causal, attn_mask=None, scale=rule.scale)
-        if number == 0:
-            dq.copy_(gradients[0][0].transpose(0, 1))
-        else:
-            dq.add_(gradients[0][0].transpose(0, 1))
-        for target, gradient in ((dk[place], gradients[1]), (dv[place], gradients[2])):
-            summed = gradient[0] if group == 1 else gradient[0].unflatten(0, (-1, group)).sum(1)
-            target.copy_(summed.transpose(0, 1))
-
-
-def _passes(num_shared: int, rule: Rule) -> list[tuple[slice, bool]]:
-    """The keys of each pass, and whether it is causal."""
-    own = (slice(num_shared, None), rule.causal)
-    return [own, (slice(0, num_shared), False)] if num_shared else [own]
+    out.view(length, heads, -1, width).permute(1, 0, 2, 3).copy_(rows.view(heads, length, -1, width))
