@@ -95,7 +95,7 @@ def measured(num_rows: int) -> dict[str, object]:
     tokens = part.tokens.select(range(first, len(part)))
     part = replace(part, examples=part.examples[first:], tokens=tokens, origins=part.origins[first:])
     scores, bits = {}, {}
-    originals = {path: model.get_submodule(path).weight.detach().clone() for path in body(model)}
+    originals = {path: anatomy.linear_weight(model.get_submodule(path)).detach().clone() for path in body(model)}
     for name, kind in FORMATS.items():
         bits[name] = put(model, originals, kind)
         chosen, _ = forward.choose(model, classification=False, fast=False)
