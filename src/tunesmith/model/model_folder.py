@@ -78,9 +78,8 @@ def _has_known_model(config: Mapping[str, object]) -> bool:
 
     names = config.get("architectures")
     known = isinstance(names, list) and bool(names) and all(name in dir(transformers) for name in names)
-    return known and config.get("model_type") in list(
-        transformers.CONFIG_MAPPING.keys()
-    )  # as a list: the value may be anything
+    model_types = list(transformers.CONFIG_MAPPING.keys())  # a list, because what is looked for may be anything
+    return known and config.get("model_type") in model_types
 
 
 def _has_known_tokenizer(config: Mapping[str, object]) -> bool:
