@@ -54,7 +54,9 @@ def stock(tmp_path_factory):
         file.truncate(5000)
     config = json.loads((folder / "bert" / "config.json").read_text())
     (folder / "bert-strange" / "config.json").write_text(json.dumps(config | {"model_type": "nonesuch"}))
-    (folder / "bert-code" / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    (folder / "bert-code" / "config.json").write_text(
+        json.dumps(config | {"architectures": ["EvilModel"], "auto_map": {"AutoModel": "evil.Model"}})
+    )
     (folder / "bert-code" / "evil.py").write_text("raise SystemExit('ran')")
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,3 +213,52 @@ def test_licence(model_folder: Make, text: str, expected: str | None):
     assert load.find(str(folder)).license is None
     (folder / "README.md").write_text(text)
     assert load.find(str(folder)).license == expected
+
+
+def _with_code(folder: Path, marker: Path, **changes: object) -> Path:
+    """The folder of a model that names code of its own, which leaves a marker when it is imported."""
+    for name in ("modeling_evil.py", "configuration_evil.py", "tokenization_evil.py"):
+        (folder / name).write_text(f"open({str(marker)!r}, 'w')")
+    for name, classes in (
+        ("config.json", {"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["tokenization_evil.Evil", "tokenization_evil.Evil"]}),
+    ):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | {"auto_map": classes} | changes))
+    return folder
+
+
+def test_code_that_is_not_needed_is_not_run(model_folder, tmp_path):
+    plain = load.load(load.find(str(model_folder())), "chat")
+    source = load.find(str(_with_code(model_folder(), tmp_path / "marker")))
+    assert source.brings_code
+    model = load.load(source, "chat")
+    assert type(model) is type(plain)
+    assert source.tokenizer("a b")["input_ids"]
+    assert not (tmp_path / "marker").exists()
+    assert not [name for name in sys.modules if "evil" in name]
+    model.save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in (tmp_path / "saved" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "evil"},
+        {"model_type": ["llama"]},
+        {"architectures": ["EvilForCausalLM"]},
+        {"architectures": ["LlamaForCausalLM", "Evil"]},
+        {"architectures": []},
+        {"architectures": "LlamaForCausalLM"},
+        {"tokenizer_class": "EvilTokenizer"},
+        {"tokenizer_class": None},
+    ],
+    ids=str,
+)
+def test_code_that_is_needed_is_refused(model_folder, tmp_path, changes):
+    folder = _with_code(model_folder(), tmp_path / "marker", **changes)
+    with pytest.raises(
+        ModelError, match="'auto_map' asks for Python code that comes with the model, and transformers has none"
+    ):
+        load.find(str(folder))
+    assert not (tmp_path / "marker").exists()

@@ -121,7 +121,8 @@ def test_every_configuration_that_is_loaded_is_searched(name: str, model_folder:
     folder = model_folder()
     path = folder / name
     content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(content | {"auto_map": {"AutoModel": "evil.Evil"}}))
+    strange = {"architectures": ["Evil"], "tokenizer_class": "Evil", "auto_map": {"AutoModel": "evil.Evil"}}
+    path.write_text(json.dumps(content | strange))
     with pytest.raises(ModelError, match=f"{name}: 'auto_map' asks for Python code"):
         check_model_folder(folder)
 

@@ -182,15 +182,13 @@ def _in_folder(folder: Path, asked: str) -> list[Path]:
 
 
 def _missing(path: Path, asked: str) -> DataError:
-    """An error with the nearest file name beside it, or the way from the hub."""
+    """An error with the nearest file name beside it."""
     try:
         beside = [item.name for item in path.parent.iterdir()]
     except OSError:
         beside = []
     near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6)
     hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", asked) and Path(asked).suffix not in KINDS:
-        hint = f" A data set of the hub must be on disk: hf download --repo-type dataset {asked} --local-dir FOLDER"
     return DataError(f"There is no file or folder {asked!r}.{hint}")
 
 

@@ -38,7 +38,7 @@ class RawTable:
     broken: list[Skipped] = field(default_factory=list)
     """Rows that could not be read."""
     kind: str = "jsonl"
-    """File type without its dot."""
+    """File type without its dot, or 'hub'."""
     notes: list[str] = field(default_factory=list)
     """What reading decided, to be said aloud."""
     fingerprint: str = ""

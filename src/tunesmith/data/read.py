@@ -10,6 +10,7 @@ import numpy as np
 
 from tunesmith.data.files import find_files, fingerprint, kind_of, open_file
 from tunesmith.data.formats import PIECE_CHARACTERS, READERS
+from tunesmith.data.hub import is_id, read_hub
 from tunesmith.data.raw import RawTable, TableBuilder
 from tunesmith.errors import DataError
 
@@ -18,11 +19,25 @@ MOST_BROKEN_SHARE = 0.01
 
 
 def read(paths: Sequence[str], *, max_rows: int | None = None) -> RawTable:
-    """All rows of the files and folders `paths`; with `max_rows`, that many of them, drawn with a fixed seed.
+    """All rows of files and folders, or of a data set of the hub; with `max_rows`, that many, drawn with a fixed seed.
 
     Raises:
         DataError: If a file cannot be used, holds no row, or more than 1 % of its rows are broken.
+        Offline: If the data are on the hub, and it is out of reach.
     """
+    table = read_hub(paths[0]) if len(paths) == 1 and is_id(paths[0]) else _read_files(paths)
+    _refuse_broken(table)
+    if table.kind == "txt" and len(table.files) == 1:
+        table = _pieces(table)
+    if max_rows is not None and len(table) > max_rows:
+        drawn = np.sort(np.random.Generator(np.random.Philox(0)).choice(len(table), max_rows, replace=False))
+        table.notes.append(f"using {max_rows:,} of {len(table):,} rows, drawn at random")
+        table = table.take(drawn)
+    return table
+
+
+def _read_files(paths: Sequence[str]) -> RawTable:
+    """All rows of the files."""
     files = find_files(paths)
     builder = TableBuilder()
     for file, name in zip(files, _short_names(files), strict=True):
@@ -32,13 +47,6 @@ def read(paths: Sequence[str], *, max_rows: int | None = None) -> RawTable:
     table.kind = kind_of(files[0])
     table.fingerprint = fingerprint(files)
     table.name = _name(paths)
-    _refuse_broken(table)
-    if table.kind == "txt" and len(files) == 1:
-        table = _pieces(table)
-    if max_rows is not None and len(table) > max_rows:
-        drawn = np.sort(np.random.Generator(np.random.Philox(0)).choice(len(table), max_rows, replace=False))
-        table.notes.append(f"using {max_rows:,} of {len(table):,} rows, drawn at random")
-        table = table.take(drawn)
     return table
 
 

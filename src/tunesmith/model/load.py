@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunesmith import starter
 from tunesmith.errors import ModelError, first_line
-from tunesmith.model import anatomy, hub, model_folder, quantize
+from tunesmith.model import anatomy, hub, model_folder, quantize, safe_files
 from tunesmith.starter import resolve
 
 GGUF = ".gguf"
@@ -50,6 +50,8 @@ class Source:
     """As the user wrote it."""
     folder: Path
     """A transformers folder."""
+    brings_code: bool = False
+    """Whether Python code lies beside it, which is not run."""
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -115,8 +117,7 @@ def find(name: str) -> Source:
         Offline: If it must be fetched and the network is out of reach.
     """
     path = _folder(name, _HUB_FILES)
-    model_folder.check_model_folder(path)
-    return Source(name, path)
+    return Source(name, path, brings_code=model_folder.check_model_folder(path).brings_code)
 
 
 def find_config(name: str) -> PretrainedConfig:
@@ -194,6 +195,7 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: 
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {first_line(error)}.") from None
     model = _complete(loaded, source.name)
+    vars(model.config).pop(safe_files.AUTO_MAP, None)  # what is saved of it needs no code
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
     return model.eval()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import ModelError
-from tunesmith.model.safe_files import TensorFacts, read_config, read_json, shown, tensor_header
+from tunesmith.model.safe_files import AUTO_MAP, TensorFacts, read_config, read_json, shown, tensor_header
 
 MAX_INDEX_BYTES = 64_000_000
 """Above the largest index of shards in use (about 10 MB)."""
@@ -27,6 +27,11 @@ class ModelFiles:
     config: dict[str, object]
     weights: dict[Path, dict[str, TensorFacts]]
     """The headers of its safetensors files."""
+
+    @property
+    def brings_code(self) -> bool:
+        """Whether it comes with Python code, which is not run: transformers has its own for such a model."""
+        return AUTO_MAP in self.config
 
     @property
     def num_bytes(self) -> int:
@@ -60,11 +65,28 @@ def check_config(folder: Path) -> dict[str, object]:
         raise ModelError(
             f"{folder} holds a model and an adapter (adapter_config.json) at once. Move the adapter to a folder of its own."
         )
-    config = read_config(folder / "config.json")
+    config = read_config(folder / "config.json", is_known=_has_known_model)
     for path in (folder / name for name in _OTHER_CONFIGS):
         if path.exists():
-            read_config(path)
+            read_config(path, is_known=_has_known_tokenizer)
     return config
+
+
+def _has_known_model(config: Mapping[str, object]) -> bool:
+    """Whether transformers has classes of its own for the model type and every architecture that the configuration names."""
+    import transformers
+
+    names = config.get("architectures")
+    known = isinstance(names, list) and bool(names) and all(name in dir(transformers) for name in names)
+    model_types = list(transformers.CONFIG_MAPPING.keys())  # a list, because what is looked for may be anything
+    return known and config.get("model_type") in model_types
+
+
+def _has_known_tokenizer(config: Mapping[str, object]) -> bool:
+    """Whether transformers has the tokenizer's class."""
+    import transformers
+
+    return config.get("tokenizer_class") in dir(transformers)
 
 
 def _weight_files(folder: Path, config: Mapping[str, object]) -> list[Path]:

@@ -6,7 +6,8 @@ All rules stand in this one module, so that they can be audited at one sitting:
   tensors, their types and shapes, that offsets leave no gap and no overlap and end where the file ends.
 - JSON is read up to a size, with every key once.
 - A configuration that asks for code is refused: keys that name Python files, hub kernels or attention code, and
-  values that look like a repository, an address or a path. Python files beside a model are never imported.
+  values that look like a repository, an address or a path. Python files beside a model are never imported. Only an
+  `auto_map` that is not needed, because the library has code of its own for the model, is passed over.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import re
 import stat
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ _TORCH_TYPES = {"BOOL": "bool", "U8": "uint8", "F8_E4M3": "float8_e4m3fn", "F8_E
 _TORCH_TYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "float") for bits in (16, 32, 64)}
 _TORCH_TYPES |= {"I8": "int8"}
 
-_ASKS_FOR_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
+AUTO_MAP = "auto_map"
+_ASKS_FOR_CODE = (AUTO_MAP, "trust_remote_code", "custom_pipelines", "custom_generate")
 _NAMES_CODE = (
     "*_attn_implementation*",
     "attn_implementation",
@@ -180,15 +182,20 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, objec
     return _parse(path.read_bytes(), path)
 
 
-def read_config(path: Path) -> dict[str, object]:
-    """A configuration file that asks for no code.
+def read_config(path: Path, *, is_known: Callable[[Mapping[str, object]], bool] = lambda config: False) -> dict[str, object]:
+    """A configuration file that asks for no code, or for none that is needed.
+
+    Args:
+        path: The file.
+        is_known: Whether the library has code of its own for a configuration, so that its `auto_map` is not needed.
 
     Raises:
         ModelError: If it breaks a rule; the key is named.
     """
     config = read_json(path)
     try:
-        _refuse_code(config, path, "")
+        needless = AUTO_MAP in config and is_known(config)
+        _refuse_code({key: value for key, value in config.items() if key != AUTO_MAP} if needless else config, path, "")
     except RecursionError:
         raise ModelError(f"{path} nests its tables too deeply. Refused.") from None
     return config
@@ -201,8 +208,8 @@ def _refuse_code(table: Mapping[str, object], path: Path, prefix: str) -> None:
         where = f"{path}: {shown(prefix + key)}"
         if key in _ASKS_FOR_CODE and value:
             raise ModelError(
-                f"{where} asks for Python code that comes with the model. tunesmith runs none: use a model that transformers "
-                "knows, or delete the key if you know that transformers' own code is the right one."
+                f"{where} asks for Python code that comes with the model, and transformers has none of its own for it. "
+                "tunesmith runs no code of a model: use one that transformers knows."
             )
         names_code = any(fnmatch.fnmatchcase(key, pattern) for pattern in _NAMES_CODE)
         for text in _texts(value):

@@ -168,6 +168,8 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         is_encoder=source.is_encoder,
         known_labels=known_labels,
     )
+    if source.brings_code:
+        recorder.say(f"{source.name} comes with Python code; it is not run, transformers has its own for this architecture")
     for sentence in data.description:
         recorder.say(sentence)
     for sentence in data.warnings:
