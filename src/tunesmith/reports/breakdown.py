@@ -9,9 +9,9 @@ from tunesmith.reports.result import Cost, StepPart, StepProfile
 
 TIME_COLUMNS = ("part of a step", "time", "share", "GFLOP", "GFLOP/s", "of the limit")
 _TITLES = {
-    "data": "data: packing and moving rows",
-    "forward": "forward: the model's body",
-    "head": "head: logits, loss and their gradient",
+    "data": "packing rows",
+    "forward": "forward, body",
+    "head": "head and loss",
     "backward": "backward",
     "optimizer": "optimizer",
     "rest": "the rest",
@@ -52,7 +52,7 @@ def _milliseconds(seconds: float) -> str:
 def memory_rows(profile: StepProfile, cost: Cost | None) -> Iterator[tuple[str, str]]:
     """What holds memory during a step, and the most that the process ever held."""
     yield "weights", format_bytes(profile.weights_bytes)
-    yield "what learns: values, gradients, moments", format_bytes(profile.learned_bytes)
-    yield "kept by a forward pass for its backward pass", format_bytes(profile.kept_bytes)
+    yield "values that learn, gradients, moments", format_bytes(profile.learned_bytes)
+    yield "kept for the backward pass", format_bytes(profile.kept_bytes)
     if cost:
-        yield "peak, with libraries, data and all else", format_bytes(cost.peak_memory_bytes)
+        yield "peak of all", format_bytes(cost.peak_memory_bytes)
