@@ -70,9 +70,9 @@ def test_it_is_shown(profiled, capsys, monkeypatch):
     assert rows[1][5:7] == ["100.0", "%"]
 
 
-@pytest.mark.parametrize(("data", "model"), [("reviews", "bert"), ("translations", "t5")])
-def test_models_of_other_kinds(profiled, data, model):
-    folder, _ = profiled("--profile", data=data, model=model)
+@pytest.mark.parametrize(("data", "model", "task"), [("reviews", "bert", "classification"), ("translations", "t5", "seq2seq")])
+def test_models_of_other_kinds(profiled, data, model, task):
+    folder, _ = profiled("--profile", "--task", task, data=data, model=model)
     parts = {part.name: part for part in _profile(folder).parts}
     assert parts["forward"].flop > parts["head"].flop > 0
     assert parts["backward"].flop > 0

@@ -35,8 +35,8 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     rows = Order(len(table), plan.rows_per_step, plan.seed).rows(0)
     group = max(passes(table, rows, plan.tokens_per_pass), key=lambda g: int(table.lengths[g].sum()))
     enter_training_mode(session.model, plan)
-    warm_up, batch = pack(table, group[:1]).to(device), pack(table, group).to(device)
-    accumulate(session.forward, [warm_up], optimizer, [0])
+    batch, shortest = pack(table, group).to(device), pack(table, group[[table.lengths[group].argmin()]]).to(device)
+    accumulate(session.forward, [shortest], optimizer, [0])  # warms up
     durations: list[float] = []
     while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
         start = time.perf_counter()

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
-from tunesmith.training.laps import Laps, Part, Unmeasured
+from tunesmith.training.laps import UNMEASURED, Laps, Part
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import accumulate
 
@@ -49,7 +49,7 @@ class StepTimer:
     def measuring(self, step: int, model: nn.Module) -> Iterator[Laps]:
         """The laps of a step."""
         if len(self._steps) >= WARM_UP + NUM_STEPS:
-            yield Unmeasured()
+            yield UNMEASURED
             return
         stopwatch = _Stopwatch(anatomy.device_of(model))
         with _after_body(model, stopwatch):

@@ -13,7 +13,7 @@ import torch
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.strategy import Strategy
-from tunesmith.training.laps import Laps, Unmeasured
+from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.optimizer import FlatAdamW
 
 
@@ -35,13 +35,10 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
-UNMEASURED = Unmeasured()
-
-
 def accumulate(
     forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, seeds: Sequence[int], laps: Laps = UNMEASURED
 ) -> float:
-    """Add up the gradients of the mean loss over all batches' targets; returns that loss."""
+    """Add up the gradients of the mean loss over all batches' targets; returns that loss. `laps` hears where a part ends."""
     num_targets = sum(batch.num_targets for batch in batches)
     total = 0.0
     for batch, seed in zip(batches, seeds, strict=True):
