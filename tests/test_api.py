@@ -53,7 +53,7 @@ def run(made):
 def asked(monkeypatch) -> list[FitSettings]:
     """Settings that the engine was called with."""
     seen = []
-    monkeypatch.setattr(api, "_fit", lambda settings, watch: seen.append(settings))
+    monkeypatch.setattr(api, "_fit", lambda settings, watch, *, profile: seen.append(settings))
     return seen
 
 

@@ -147,6 +147,7 @@ def fit(
     precision: Literal["auto", "float32", "bfloat16"] | None = None,
     seed: int | None = None,
     more: Mapping[str, object] | None = None,
+    profile: bool = False,
     watch: Watch | None = None,
 ) -> Run:
     """Fine-tune a model on data, evaluate, save and report; what is left out is decided by task, method and size.
@@ -168,6 +169,7 @@ def fit(
         precision: Number format of the frozen weights; by default what is measured to be faster here.
         seed: The same seed gives the same run; 0 by default.
         more: Any other setting of the [data] and [training] tables, by name: `{"patience": 0, "label_column": "y"}`.
+        profile: Also measure where a training step's time and memory go: `result.profile`.
         watch: Told what happens; by default Python's logger 'tunesmith' is.
 
     Raises:
@@ -179,7 +181,7 @@ def fit(
     way = {"learning_rate": learning_rate, "precision": precision, "seed": seed}
     tree: settings.Tree = {"model": str(model), "task": task, "method": _method_tree(method)}
     chosen = _chosen(tree | _tables({**rows, **length, **way}, more or {}), out)
-    return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged()))
+    return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged(), profile=profile))
 
 
 def load(folder: str | Path) -> Run:

@@ -13,7 +13,7 @@ def asked(engine, result) -> list[FitSettings]:
     """Settings that `fit` and `--dry-run` came with."""
     seen: list[FitSettings] = []
 
-    def fit(settings, watch):
+    def fit(settings, watch, *, profile):
         seen.append(settings)
         watch.say("reading")
         watch.warn("a warning")

@@ -43,6 +43,8 @@ class Fit(Command):
     """Settings that come with tunesmith, by name."""
     dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Show settings, the first rows as trained, and the predicted steps and time; train nothing."""
+    profile: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Show where the time and memory of a training step go, and how near the machine's limit it computes."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the result as one JSON object on stdout."""
     quiet: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -60,7 +62,7 @@ class Fit(Command):
             _result.show_rehearsal(rehearsal, as_json=self.json)
             return 0
         with View(quiet=self.quiet) as view:
-            result = fit.fit(chosen, view)
+            result = fit.fit(chosen, view, profile=self.profile)
         _result.show_result(result, Path(chosen.out or ""), as_json=self.json)
         return 0
 

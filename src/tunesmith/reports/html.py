@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.quantity import format_bytes, format_count, format_percent, format_seconds
-from tunesmith.reports import usage, wording
+from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.escape import printable, shell_word, shorten
 from tunesmith.reports.figures import figures
@@ -67,6 +67,7 @@ def render_report(result: RunResult, curves: Curves, folder: Path) -> str:
             style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             wording=wording,
+            breakdown=breakdown,
         )
     )
 

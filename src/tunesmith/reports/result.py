@@ -97,6 +97,44 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepPart:
+    """One part of a training step."""
+
+    name: str
+    """'data', 'forward', 'head', 'backward', 'optimizer' or 'rest'."""
+    seconds: float
+    flop: int
+    """Floating-point operations of its matrix products."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProfile:
+    """Where the time and memory of a training step go: the step of median speed among those that were timed."""
+
+    step: int
+    """Its number, counted from 1."""
+    num_timed: int
+    """How many steps were timed."""
+    num_tokens: int
+    """Real tokens of its rows."""
+    parts: list[StepPart]
+    """They add up to the whole step."""
+    limit_flop_per_second: float
+    """What this machine reaches in the step's largest matrix products and nothing else."""
+    weights_bytes: int
+    """Of the model as it is stored, without what learns in float32."""
+    learned_bytes: int
+    """Of what learns: values, gradients and the optimizer's moments."""
+    kept_bytes: int
+    """Most that a forward pass keeps for its backward pass."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole step."""
+        return sum(part.seconds for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far training went and why it ended."""
 
@@ -141,6 +179,8 @@ class RunResult:
     """What these gauges say together, in one sentence."""
     examples: list[BeforeAfter] = field(default_factory=list)
     cost: Cost | None = None
+    profile: StepProfile | None = None
+    """Where a step's time and memory go, if that was asked for."""
     warnings: list[str] = field(default_factory=list)
     """Everything the user was warned of on the way."""
     schema_version: int = SCHEMA_VERSION

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.quantity import format_bytes, format_seconds
-from tunesmith.reports import usage, wording
+from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult
 from tunesmith.reports.verdict import PAIRED, judge
@@ -34,6 +34,7 @@ def summarise(result: RunResult, folder: Path) -> Group:
     sections: tuple[tuple[str, list[RenderableType]], ...] = (
         ("Results", _filled(_results(result))),
         ("What it took", _filled(_costs(result))),
+        ("Where a step's time and memory go", _profile(result)),
         ("What it forgot", [*_finding(result), *_filled(_forgotten(result))]),
         ("Before and after", _filled(_examples(result))),
         ("Warnings", _filled(_warnings(result))),
@@ -115,6 +116,24 @@ def _costs(result: RunResult) -> Table:
         steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}; kept: step {progress.best_step:,}"
         table.add_row(_cell("steps"), _cell(f"{steps}, best by {wording.metric_wording(progress.best_metric).title}"))
     return table
+
+
+def _profile(result: RunResult) -> list[RenderableType]:
+    """The parts of a step with their time and speed, and what holds memory; nothing if it was not measured."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    if result.profile is None:
+        return []
+    times = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, title in enumerate(breakdown.TIME_COLUMNS):
+        times.add_column(_cell(title), justify="right" if number else "left")
+    for row in breakdown.time_rows(result.profile):
+        times.add_row(*map(_cell, row))
+    memory = _facts()
+    for row in breakdown.memory_rows(result.profile, result.cost):
+        memory.add_row(*map(_cell, row))
+    return [_text(breakdown.heading(result.profile)), _text(""), times, _text(""), memory]
 
 
 def _finding(result: RunResult) -> list[Text]:

@@ -24,6 +24,7 @@ from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunR
 from tunesmith.runs import baseline, defaults, outcome, rehearsal
 from tunesmith.runs.keeper import RunKeeper, require_room, restored
 from tunesmith.runs.place import Place
+from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.runs.session import Session, prepare_session
 from tunesmith.runs.signals import Signals, Stopped
 from tunesmith.settings import FitSettings
@@ -36,8 +37,8 @@ _PACKAGES = ("tunesmith", "torch", "transformers", "tokenizers", "safetensors", 
 rehearse = rehearsal.rehearse
 
 
-def fit(chosen: FitSettings, watch: Watch) -> RunResult:
-    """Run the whole story in the folder `chosen.out`, which must be new.
+def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResult:
+    """Run the whole story in the folder `chosen.out`, which must be new; `profile` measures where a step's time goes.
 
     Raises:
         InputError: If settings, data or model cannot be used; nothing was trained.
@@ -50,6 +51,7 @@ def fit(chosen: FitSettings, watch: Watch) -> RunResult:
     place.require_new()
     with Signals("nothing was begun.") as signals:
         session = prepare_session(chosen, watch)
+        session.profiler = Profiler() if profile else Unprofiled()
         result = _record(session)
         with place.claim():
             with place.disk_errors_said():
@@ -129,12 +131,14 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
             session.watch,
             state,
             should_stop=signals.reason,
+            measuring=session.profiler.measuring,
         )
         try:
             with signals.finishing():
                 loop.run()
         finally:
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
+    result.profile = session.profiler.result(session, optimizer, plan)
     keeper.restore(state.best_step)
     outcome.measure(session, place, base, result)
     _save(session, place)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
 from tunesmith.data.order import Order
 from tunesmith.data.pack import pack, passes
-from tunesmith.model import anatomy, surgery
+from tunesmith.model import anatomy
 from tunesmith.runs.session import Session
 from tunesmith.training import memory
-from tunesmith.training.loop import Plan
+from tunesmith.training.loop import Plan, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import accumulate
 
-NUM_TRIALS = 2  # after one that warms up
+MAX_TRIALS = 3
+TRIAL_SECONDS = 1.0  # no further trial when they have taken as long
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     table, device = session.data.train.tokens, anatomy.device_of(session.model)
     rows = Order(len(table), plan.rows_per_step, plan.seed).rows(0)
     group = max(passes(table, rows, plan.tokens_per_pass), key=lambda g: int(table.lengths[g].sum()))
-    batch = pack(table, group).to(device)
-    surgery.train_added(session.model)
-    durations = []
-    for _ in range(1 + NUM_TRIALS):
+    enter_training_mode(session.model, plan)
+    batch, shortest = pack(table, group).to(device), pack(table, group[[table.lengths[group].argmin()]]).to(device)
+    accumulate(session.forward, [shortest], optimizer, [0])  # warms up
+    durations: list[float] = []
+    while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
         start = time.perf_counter()
         accumulate(session.forward, [batch], optimizer, [0])
         durations.append(time.perf_counter() - start)
     optimizer.forget()
-    per_token = float(np.median(durations[1:])) / batch.num_real_tokens
+    per_token = statistics.median(durations) / batch.num_real_tokens
     epochs = plan.num_steps * plan.rows_per_step / len(table)
     num_evaluations = plan.num_steps / plan.evaluate_every
     forward_share = 0.4  # of a step's time that its forward pass takes

@@ -20,6 +20,7 @@ from tunesmith.model import anatomy, forward, load, quantize
 from tunesmith.model.load import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
+from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
 from tunesmith.training import memory, precision
 from tunesmith.training.optimizer import FlatAdamW
@@ -63,6 +64,7 @@ class Session:
     model: PreTrainedModel = field(init=False)
     forward: forward.Forward = field(init=False)
     dtype: torch.dtype = field(init=False)
+    profiler: Profiler | Unprofiled = field(default_factory=Unprofiled)
 
     @property
     def longest(self) -> int | None:

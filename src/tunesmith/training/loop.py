@@ -10,14 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
 from tunesmith.data.order import Order, noise_seed
 from tunesmith.data.pack import pack, passes
 from tunesmith.data.table import TokenTable
 from tunesmith.errors import TrainingDiverged
 from tunesmith.model import anatomy, surgery
+from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.strategy import Strategy
 from tunesmith.training import memory
+from tunesmith.training.laps import Measuring, unmeasured
 from tunesmith.training.log import MetricsLog
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.schedule import Schedule
@@ -111,6 +118,8 @@ class Loop:
     strategies: Sequence[Strategy] = ()
     should_stop: Callable[[], str | None] = lambda: None
     """Asked before and after every step; a reason means: save and stop now, to be resumed later."""
+    measuring: Measuring = unmeasured
+    """Told of every step where its parts end."""
 
     def run(self) -> State:
         """Train until the plan is done, the result no longer improves, time is up, or `should_stop` says so.
@@ -144,16 +153,13 @@ class Loop:
     def _take_one(self, order: Order) -> None:
         step, plan, state = self.state.step, self.plan, self.state
         start = time.perf_counter()
-        groups = passes(self.table, order.rows(step), plan.tokens_per_pass)
         rate = plan.schedule.learning_rate(step)
-        self._enter_training_mode()
-        result = take_step(
-            self.forward,
-            [pack(self.table, rows).to(self._device) for rows in groups],
-            self.optimizer,
-            Update(rate, plan.clip_norm, [noise_seed(plan.seed, step, part) for part in range(len(groups))]),
-            self.strategies,
-        )
+        enter_training_mode(self.forward.model, plan)
+        with self.measuring(step, self.forward.model) as laps:
+            batches = batches_of(self.table, order.rows(step), plan.tokens_per_pass, self._device)
+            laps.end("data")
+            update = Update(rate, plan.clip_norm, [noise_seed(plan.seed, step, part) for part in range(len(batches))])
+            result = take_step(self.forward, batches, self.optimizer, update, self.strategies, laps)
         seconds = time.perf_counter() - start
         state.step, state.tokens, state.seconds = step + 1, state.tokens + result.num_tokens, state.seconds + seconds
         if state.step % STEPS_BETWEEN_TRIMS == 0:
@@ -162,12 +168,6 @@ class Loop:
         self._report(result, rate, seconds)
         if plan.max_seconds is not None and state.seconds >= plan.max_seconds and not state.stop_reason:
             state.stop_reason = f"time limit of {plan.max_seconds:.0f} s"
-
-    def _enter_training_mode(self) -> None:
-        if self.plan.model_dropout:
-            self.forward.model.train()
-        else:
-            surgery.train_added(self.forward.model)
 
     def _mind_bad_numbers(self, result: StepResult) -> None:
         state = self.state
@@ -244,3 +244,16 @@ class Loop:
         if self.plan.patience and state.evaluations_since_best >= self.plan.patience and not state.stop_reason:
             state.stop_reason = f"early stop: no improvement in {self.plan.patience} evaluations"
         self._save(is_best=improved)
+
+
+def batches_of(table: TokenTable, rows: NDArray[np.int64], tokens_per_pass: int, device: torch.device) -> list[Batch]:
+    """The rows of a step as packed batches, one a pass, where the model is."""
+    return [pack(table, group).to(device) for group in passes(table, rows, tokens_per_pass)]
+
+
+def enter_training_mode(model: nn.Module, plan: Plan) -> None:
+    """Switch dropout on in what the method added, and in the base model if the plan says so."""
+    if plan.model_dropout:
+        model.train()
+    else:
+        surgery.train_added(model)

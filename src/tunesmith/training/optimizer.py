@@ -101,6 +101,10 @@ class FlatAdamW:
             tensors |= {f"{index}.{name}": value for name, value in self._adamw.state[group.values].items()}
         return tensors
 
+    def tensors(self) -> list[Tensor]:
+        """All that the optimizer holds: values, gradients and moments."""
+        return [*self.state().values(), *(group.gradients for group in self._groups)]
+
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state` gave, weights included."""

@@ -13,6 +13,7 @@ import torch
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.strategy import Strategy
+from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.optimizer import FlatAdamW
 
 
@@ -34,8 +35,10 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
-def accumulate(forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, seeds: Sequence[int]) -> float:
-    """Add up the gradients of the mean loss over all batches' targets; returns that loss."""
+def accumulate(
+    forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, seeds: Sequence[int], laps: Laps = UNMEASURED
+) -> float:
+    """Add up the gradients of the mean loss over all batches' targets; returns that loss. `laps` hears where a part ends."""
     num_targets = sum(batch.num_targets for batch in batches)
     total = 0.0
     for batch, seed in zip(batches, seeds, strict=True):
@@ -44,9 +47,12 @@ def accumulate(forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW,
         torch.manual_seed(seed)
         with forward.scope(batch):
             loss = forward.loss(batch) / num_targets
+            laps.end("head")
             loss.backward()
+            laps.end("backward")
         optimizer.collect()
         total += loss.item()
+        laps.end("optimizer")
     return total
 
 
@@ -62,15 +68,21 @@ class Update:
 
 
 def take_step(
-    forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, update: Update, strategies: Sequence[Strategy] = ()
+    forward: Forward,
+    batches: Sequence[Batch],
+    optimizer: FlatAdamW,
+    update: Update,
+    strategies: Sequence[Strategy] = (),
+    laps: Laps = UNMEASURED,
 ) -> StepResult:
     """Learn from the batches once. A loss or gradient that is not finite never reaches the weights."""
-    loss = accumulate(forward, batches, optimizer, update.seeds)
+    loss = accumulate(forward, batches, optimizer, update.seeds, laps)
     for strategy in strategies:
         penalty = strategy.loss(forward.model)
         if penalty is not None:
             penalty.backward()
             optimizer.collect()
+    laps.end("rest")
     norm = optimizer.gradient_norm()
     tokens, targets = sum(b.num_real_tokens for b in batches), sum(b.num_targets for b in batches)
     result = StepResult(loss, norm, tokens, targets)
@@ -78,6 +90,7 @@ def take_step(
         optimizer.forget()
         return result
     optimizer.step(update.learning_rate, min(1.0, update.clip_norm / (norm + 1e-6)))
+    laps.end("optimizer")
     for strategy in strategies:
         strategy.after_step(forward.model)
     return result
