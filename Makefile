@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test test-all soak bench bench-quick perplexity docs new-method
+.PHONY: help setup demo check fix test test-all soak bench bench-quick learning perplexity docs new-method
 
 help:  ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,9 +56,13 @@ bench-quick: setup  ## the same in 3 minutes; nothing is kept
 perplexity: setup  ## what storing weights in few bits costs, and the figure of docs/quantisation.md
 	$(BIN)/python -m benchmarks.quantisation
 
+learning: setup  ## train every method on both starter tasks; goes on where it stopped
+	$(BIN)/python -m benchmarks.learning
+
 docs: setup  ## write docs/reference from the code
 	$(BIN)/python tools/reference.py docs/reference
 	$(BIN)/python tools/methods_table.py docs/methods.md
+	$(BIN)/python tools/learning_table.py docs/methods.md
 	$(BIN)/python tools/file_tree.py README.md
 
 new-method: setup  ## scaffold a fine-tuning method: make new-method NAME=my-method

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +36,7 @@ def start(configuration: Configuration, job: jobs.Job, num_threads: int) -> Run:
     with tempfile.TemporaryDirectory() as scratch:
         question, answer = Path(scratch, "job.json"), Path(scratch, "measurement.json")
         jobs.write(job, question)
-        busy, own, begin = machine.busy_seconds(), _children_seconds(), time.monotonic()
+        stopwatch = machine.Stopwatch()
         done = subprocess.run(
             [str(_python(configuration)), "-m", f"benchmarks.contestants.{configuration.module}", question, answer],
             cwd=peer_environment.ROOT,
@@ -47,11 +45,10 @@ def start(configuration: Configuration, job: jobs.Job, num_threads: int) -> Run:
             text=True,
             check=False,
         )
-        seconds = time.monotonic() - begin
+        seconds, other_cores = stopwatch.read()
         if done.returncode != 0:
             raise ChildProcessError(f"{configuration.about}: exit code {done.returncode}\n{done.stderr[-4000:]}")
-        others = machine.busy_seconds() - busy - (_children_seconds() - own)
-        return Run(jobs.read_measurement(answer), seconds, max(0.0, others / seconds))
+        return Run(jobs.read_measurement(answer), seconds, other_cores)
 
 
 def job_of(
@@ -87,8 +84,3 @@ def variables(inherited: dict[str, str], chosen: dict[str, str], num_threads: in
 
 def _python(configuration: Configuration) -> Path:
     return Path(sys.executable) if configuration.module == "tunesmith" else peer_environment.python()
-
-
-def _children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime

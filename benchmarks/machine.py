@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +61,30 @@ def busy_seconds(stat: str | None = None) -> float:
     return sum(ticks[name] for name in BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
 
 
+class Stopwatch:
+    """Seconds since it was made, and how many cores everything but this process's children kept busy meanwhile."""
+
+    def __init__(self) -> None:
+        self._begin, self._busy, self._own = time.monotonic(), busy_seconds(), _children_seconds()
+
+    def read(self) -> tuple[float, float]:
+        """Both numbers; on a quiet machine the second is 0."""
+        seconds = time.monotonic() - self._begin
+        others = busy_seconds() - self._busy - (_children_seconds() - self._own)
+        return seconds, max(0.0, others / seconds)
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def commit(root: Path) -> str:
-    """The short commit of the source, with `+` if files differ from it; empty outside a git checkout."""
+    """The short commit of the source, with `+` if files other than results differ from it; empty outside a git checkout."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     name = git("rev-parse", "--short", "HEAD")
-    return name + ("+" if name and git("status", "--porcelain") else "")
+    return name + ("+" if name and git("status", "--porcelain", "--", ".", ":!benchmarks/results") else "")

@@ -1,6 +1,6 @@
 """What storing a model's weights in few bits costs: perplexity by format, as in table 2 of QLoRA, and the page about it.
 
-python -m benchmarks.quantisation      about 15 minutes on one core; writes results/quantisation.json, the table and the figure
+python -m benchmarks.quantisation      about 6 minutes on one core; writes results/quantisation.json, the table and the figure
 
 Every linear layer of the body of SmolLM2-135M-Instruct is put into the format and back into float32; then the same held-out
 answers are scored. Rows are paired, so differences between formats are far surer than the perplexities themselves.
@@ -71,7 +71,7 @@ class Found:
 def main() -> None:
     """Measure all formats and write result, table and figure; with `--draw`, write these from the result that is there."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantisation")
-    parser.add_argument("--rows", type=int, default=300, help="rows whose answers are scored (default 300)")
+    parser.add_argument("--rows", type=int, default=100, help="rows whose answers are scored (default 100)")
     parser.add_argument("--draw", action="store_true", help="only draw again what was measured before")
     arguments = parser.parse_args()
     if not arguments.draw:

@@ -152,16 +152,16 @@ def write_json(record: dict[str, object], folder: Path, stem: str) -> Path:
     while path.exists():
         number += 1
         path = folder / f"{stem}-{number}.json"
-    path.write_text(json.dumps(_without_nan(record), indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(without_nan(record), indent=1, allow_nan=False) + "\n")
     return path
 
 
-def _without_nan(value: object) -> object:
+def without_nan(value: object) -> object:
     """The value with null for what was not measured: JSON has no NaN."""
     if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
+        return {name: without_nan(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

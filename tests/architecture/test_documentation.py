@@ -115,6 +115,11 @@ def test_the_table_of_methods_is_what_the_code_says():
     assert text == _tool("methods_table").written(text), "run `make docs`"
 
 
+def test_what_the_methods_learnt_is_what_was_measured():
+    tool, text = _tool("learning_table"), (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert text == tool.written(text, tool.measured()), "run `make docs`"
+
+
 def test_the_public_names_are_the_same_in_all_three_places():
     """For the interpreter, for `import *`, and for type checkers."""
     import tunesmith
