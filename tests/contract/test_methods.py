@@ -6,11 +6,14 @@ import pytest
 
 from method_promises import PROMISES, Case
 from tunesmith import registry
+from tunesmith.checkpoint import trained
 from tunesmith.commands._flags import field_docs
 from tunesmith.errors import UnknownName
 from tunesmith.method import Method
+from tunesmith.planning import catalogue
 
 METHODS = registry.names("tunesmith.methods")
+PRESETS = [entry for entry in catalogue.entries() if entry.preset_of]
 CASES = [Case("llama", "causal"), Case("gpt2", "causal"), Case("bert", "classification"), Case("t5", "seq2seq")]
 
 
@@ -23,6 +26,13 @@ def _class(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_promise(name, promise, case):
     promise(_class(name)(), case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.architecture)
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda p: p.__name__)
+@pytest.mark.parametrize("entry", PRESETS, ids=lambda entry: entry.name)
+def test_promise_of_a_preset(entry, promise, case):
+    promise(trained.method_from(entry.method, entry.name), case)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -290,3 +290,10 @@ def num_layers(model_config: PretrainedConfig) -> int:
     """How many layers the model has, of its decoder if it has two stacks."""
     text = model_config.get_text_config(decoder=True)
     return int(getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", None) or text.num_hidden_layers)  # pyright: ignore
+
+
+def ends_layers_with_final_norm(model: nn.Module) -> bool:
+    """Whether what the model calls `final_layer_norm` is the end of a layer; in most families it stands within one."""
+    config = getattr(model, "config", None)
+    ends = getattr(config, "model_type", "") in ("bart", "plbart", "marian", "blenderbot-small")
+    return ends or not getattr(config, "do_layer_norm_before", True)  # OPT has both

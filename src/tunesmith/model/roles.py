@@ -6,6 +6,7 @@ A role is known by the last parts of a layer's path, or by the place of its outp
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ _PATTERNS = {
     ),
 }
 """Patterns for the last part of a path, or for the whole path if they begin with `*`."""
+_LAST_NORMS = ("output.LayerNorm", "output_layer_norm", "full_layer_layer_norm")
+"""Norms that end a layer: of BERT and its relatives, of DistilBERT, of ALBERT."""
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")
 _PART = {QUERIES: 0, KEYS: 1, VALUES: 2}
 
@@ -105,6 +108,22 @@ def readers_of_one_input(model: nn.Module, among: Iterable[str]) -> list[list[st
         if attends or path.rpartition(".")[2] in ("gate_proj", "up_proj"):
             groups.setdefault((path.rpartition(".")[0], attends), []).append(path)
     return [paths for paths in groups.values() if len(paths) > 1]
+
+
+def sum_behind(model: nn.Module, end: str) -> tuple[str, str | None]:
+    """The layer that the linear layer at `end` is the last of, and the norm that the layer's sum goes through, if one ends it.
+
+    A family whose layers end in a norm that is not known here is taken for one without: its sum is then read behind the norm.
+
+    Raises:
+        NoSuchTarget: If it is in no numbered layer.
+    """
+    match = re.match(r"(.*\.\d+)\.", end)
+    if match is None:
+        raise NoSuchTarget(f"{end!r} is in no numbered layer, so it is not known where its output is added to what came in.")
+    final = ("final_layer_norm",) if anatomy.ends_layers_with_final_norm(model) else ()
+    paths = {path for path, _ in model.named_modules()}
+    return match[1], next((path for name in (*_LAST_NORMS, *final) if (path := f"{match[1]}.{name}") in paths), None)
 
 
 def _linear_paths(model: nn.Module) -> list[str]:
