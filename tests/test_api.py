@@ -180,7 +180,7 @@ def test_facts_and_warnings_are_logged(caplog, monkeypatch):
 
 def test_every_named_setting_is_one_of_the_command_line():
     known = {field for layout in (FitSettings, DataSettings, TrainingSettings) for field in layout.__dataclass_fields__}
-    assert set(inspect.signature(ts.fit).parameters) - known == {"more", "watch"}
+    assert set(inspect.signature(ts.fit).parameters) - known == {"more", "profile", "watch"}
 
 
 def test_example_of_a_plain_loop(tmp_path, capsys):

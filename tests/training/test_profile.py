@@ -106,7 +106,7 @@ def test_operations_of_in_place_kernels_are_counted():
     """LoRA's kernels add into their outputs, which torch's own counter does not see."""
     counter, model = _counted(LoRA(rank=2))
     base = sum(p.numel() for n, p in model.base_model.named_parameters() if p.ndim == 2 and not p.requires_grad)
-    embeddings = model.get_input_embeddings().weight.numel()  # pyright: ignore[reportAttributeAccessIssue]
+    embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
     adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     attention = 2 * 2 * 12**2 * model.config.hidden_size * model.config.num_hidden_layers
     assert counter.flop["forward"] == 2 * 12 * (base - embeddings + adapters) + attention
@@ -118,8 +118,9 @@ class Rectified(PackedForward):
     states = torch.ones(40, 32)
 
     def loss(self, batch: Batch) -> Tensor:
-        weight = anatomy.linear_weight(self.model.get_output_embeddings())
-        return torch.relu(self.states[: len(batch.input_ids)] @ weight.t()).view(-1).sum()
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        return torch.relu(self.states[: len(batch.input_ids)] @ anatomy.linear_weight(head).t()).view(-1).sum()
 
 
 def test_what_is_kept_is_counted_once_and_by_hand():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tunesmith.quantity import format_bytes, format_percent, format_seconds
+from tunesmith.quantity import format_bytes, format_percent
 from tunesmith.reports.result import Cost, StepPart, StepProfile
 
 TIME_COLUMNS = ("part of a step", "time", "share", "GFLOP", "GFLOP/s", "of the limit")
@@ -24,7 +24,7 @@ def heading(profile: StepProfile) -> str:
     limit = f"{profile.limit_flop_per_second / 1e9:,.0f} GFLOP/s"
     return (
         f"Step {profile.step:,}, the one of median speed among {profile.num_timed}: {profile.num_tokens:,} tokens in "
-        f"{format_seconds(profile.seconds)}, {speed}. The limit is what its largest matrix products reach alone here: {limit}."
+        f"{_milliseconds(profile.seconds)}, {speed}. The limit is what its largest matrix products reach alone here: {limit}."
     )
 
 
@@ -37,7 +37,7 @@ def time_rows(profile: StepProfile) -> Iterator[tuple[str, ...]]:
 
 
 def _row(part: StepPart, title: str, profile: StepProfile) -> tuple[str, ...]:
-    times = (title, _milliseconds(part.seconds), format_percent(part.seconds / profile.seconds))
+    times = (title, _milliseconds(part.seconds), f"{100 * part.seconds / profile.seconds:.1f} %")
     if not part.flop or not part.seconds:
         return (*times, "–", "–", "–")
     rate = part.flop / part.seconds

@@ -16,7 +16,7 @@ from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import accumulate
 
 MAX_TRIALS = 3
-TRIAL_SECONDS = 1.0  # no further trial when they have taken as long
+TRIAL_SECONDS = 0.5  # no further trial when they have taken as long
 
 
 @dataclass(frozen=True)
