@@ -57,8 +57,11 @@ def _batches(task: str) -> list[Batch]:
     return [pack(table, np.array(rows)) for rows in ([0, 3, 5], [3], [1, 2, 3, 7])]
 
 
-def _gradients(forward: PackedForward, loss: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(loss, list(_learnt(forward).values()), allow_unused=True, retain_graph=True))
+def _taken_gradients(forward: PackedForward) -> list[Tensor]:
+    """What a backward pass has left, which is forgotten."""
+    gradients = [parameter.grad for parameter in _learnt(forward).values() if parameter.grad is not None]
+    forward.model.zero_grad()
+    return gradients
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -70,16 +73,17 @@ def test_losses_and_gradients_are_those_of_separate_passes(name: str, task: tiny
     for adapter, batch in zip(adapters, batches.values(), strict=True):
         with adapter.scope(batch):
             loss = adapter.loss(batch)
-            expected.append((loss.item(), _gradients(adapter, loss)))
+            loss.backward()
+        expected.append((loss.item(), _taken_gradients(adapter)))
     together = many.together(base, adapters)
     with together.scope(batches):
         losses = together.losses(batches)
-        total = torch.stack(list(losses.values())).sum()
-        for number, (loss, gradients) in enumerate(expected):
-            assert losses[number].item() == pytest.approx(loss, rel=1e-6)
-            for one, other in zip(_gradients(adapters[number], total), gradients, strict=True):
-                assert other.abs().max() > 0
-                assert (one - other).norm() <= 1e-5 * other.norm()
+        torch.stack(list(losses.values())).sum().backward()
+    for number, (loss, gradients) in enumerate(expected):
+        assert losses[number].item() == pytest.approx(loss, rel=1e-6)
+        for one, other in zip(_taken_gradients(adapters[number]), gradients, strict=True):
+            assert other.abs().max() > 0
+            assert (one - other).norm() <= 2e-6 * other.norm()  # sums of float32 in another order
 
 
 def test_adapters_without_rows_in_a_pass_have_no_part_in_it():
@@ -97,7 +101,7 @@ def test_adapters_without_rows_in_a_pass_have_no_part_in_it():
             assert adapters[number].loss(batch).item() == pytest.approx(losses[number].item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "task", "num_copied"), [("llama", "causal", 0), ("bert", "classification", 4)])
+@pytest.mark.parametrize(("name", "task", "num_copied"), [("llama", "causal", 0), ("bert", "classification", 2)])
 def test_the_base_is_held_once(name: str, task: tiny_models.Task, num_copied: int):
     base = _base(name, task)
     before = {p.data_ptr() for p in base.model.parameters()}
