@@ -83,7 +83,7 @@ def test_bfloat16_input_gives_float32_gradients_of_the_factors():
 
 def test_nothing_flows_to_the_frozen_weight():
     tensors = {n: t.requires_grad_() for n, t in _tensors(torch.float32).items()}
-    _alone(*(tensors[n] for n in ("x", "weight", "bias", "a", "b")), 1.0).sum().backward()
+    _alone(tensors["x"], tensors["weight"], tensors["bias"], tensors["a"], tensors["b"], 1.0).sum().backward()
     assert [n for n, t in tensors.items() if t.grad is None] == ["weight", "bias"]
 
 
@@ -110,7 +110,7 @@ def test_nothing_large_is_kept_besides_x():
 
     x = tensors["x"].requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        _alone(x, *(tensors[n] for n in ("weight", "bias", "a", "b")), 1.0)
+        _alone(x, tensors["weight"], tensors["bias"], tensors["a"], tensors["b"], 1.0)
     assert kept == [(64, RANK)], "x At times the scale, nothing as large as x or y"
 
 
