@@ -11,6 +11,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 
 MANY_PARAMETERS: dict[str, str] = {
     "api.py:fit": "the settings that people use, each a typed keyword",
+    "api.py:fit_many": "the settings that people use, each a typed keyword",
     "model/packed.py:_attention": "the attention interface of transformers",
 }
 """Functions with more than `MAX_PARAMETERS`: `file:name` -> reason."""

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunesmith.api import Run, fit, load
+    from tunesmith.api import Run, fit, fit_many, load
     from tunesmith.errors import TunesmithError
     from tunesmith.method import Method
     from tunesmith.methods.full import Full
@@ -27,10 +27,11 @@ _HOMES = {
     "Strategy": "tunesmith.strategy",
     "TunesmithError": "tunesmith.errors",
     "fit": "tunesmith.api",
+    "fit_many": "tunesmith.api",
     "load": "tunesmith.api",
 }
 
-__all__ = ["Full", "LoRA", "Method", "Run", "Strategy", "TunesmithError", "__version__", "fit", "load"]
+__all__ = ["Full", "LoRA", "Method", "Run", "Strategy", "TunesmithError", "__version__", "fit", "fit_many", "load"]
 
 
 def __getattr__(name: str) -> object:

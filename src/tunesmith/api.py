@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +18,9 @@ from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.usage import REPORT
 from tunesmith.runs import evaluate, layers, merge, naming, predict
 from tunesmith.runs.fit import fit as _fit
+from tunesmith.runs.fit_many import fit_many as _fit_many
 from tunesmith.settings import DEFAULT_METHOD, DataSettings, FitSettings, Task, TrainingSettings
-from tunesmith.watch import Progress, Watch
+from tunesmith.watch import Logged, Watch
 
 if TYPE_CHECKING:
     from tunesmith.runs.predict import Predictor
@@ -111,24 +111,6 @@ class Run:
         return predict.load(self.folder)
 
 
-class Logged:
-    """A watch that tells Python's logger 'tunesmith': facts as information, warnings as warnings."""
-
-    _logger = logging.getLogger("tunesmith")
-
-    def say(self, text: str) -> None:
-        """Log a fact."""
-        self._logger.info("%s", text)
-
-    def warn(self, text: str) -> None:
-        """Log a warning."""
-        self._logger.warning("%s", text)
-
-    def progress(self, progress: Progress) -> None:
-        """Log how far the phase is, for whoever looks closely."""
-        self._logger.debug("%s: %s of %s %s", progress.phase, progress.done, progress.total, progress.unit)
-
-
 def fit(
     data: Paths,
     *,
@@ -184,6 +166,66 @@ def fit(
     return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged(), profile=profile))
 
 
+def fit_many(
+    data: Paths,
+    *,
+    model: str | Path,
+    methods: Sequence[Method | str],
+    learning_rates: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | Path | None = None,
+    more: Mapping[str, object] | None = None,
+    watch: Watch | None = None,
+) -> list[Run]:
+    """Fine-tune several LoRA adapters at once over one base model: the frozen weights are held, and read in each pass, once.
+
+    Each adapter becomes what `fit` would make of it alone, up to rounding: it learns from its own order of the rows, by its
+    own optimizer, and is evaluated, stopped and saved by itself, as a run like any other.
+
+    Args:
+        data: File, folder or `starter:NAME`, or several that are one data set.
+        model: Hub id, folder, `.gguf` file or `starter:NAME`.
+        methods: A LoRA such as `LoRA(rank=16)`, or the name of a preset of it, for each adapter.
+        learning_rates: Peak learning rate of each; by default that of its method.
+        seeds: Seed of each, for its order of the rows and its initial weights; by default all have the same.
+        out: New folder that will hold the runs as `1`, `2` and so on; by default each is `runs/DATA-MODEL-METHOD-N`.
+        more: Any other setting, the same for all, by name: `{"epochs": 1, "max_rows": 500, "task": "chat"}`.
+        watch: Told what happens; by default Python's logger 'tunesmith' is.
+
+    Returns:
+        A run for each method. One whose numbers diverged has the status 'failed' in its result; the others are finished.
+
+    Raises:
+        InputError: If settings, data or model cannot be used, or cannot go together; nothing was trained.
+        TunesmithError: If all failed; the message says why.
+    """
+    known = dict(more or {})
+    tree: settings.Tree = {"model": str(model), "task": known.pop("task", "auto")}
+    rates, draws = _of_each("learning_rates", learning_rates, methods), _of_each("seeds", seeds, methods)
+    chosen = []
+    for method, rate, seed in zip(methods, rates, draws, strict=True):
+        own = {name: value for name, value in (("learning_rate", rate), ("seed", seed)) if value is not None}
+        tables = _tables({"data": _texts(data), **own}, known)
+        chosen.append(_complete({**tree, "method": _method_tree(method), **tables}))
+    outs = naming.new_runs(chosen) if out is None else [str(Path(out) / str(number + 1)) for number in range(len(chosen))]
+    chosen = [dataclasses.replace(own, out=folder) for own, folder in zip(chosen, outs, strict=True)]
+    results = _fit_many(chosen, watch or Logged())
+    return [Run(Path(folder), result) for folder, result in zip(outs, results, strict=True)]
+
+
+def _of_each(name: str, given: Sequence[float] | None, methods: Sequence[Method | str]) -> Sequence[float | None]:
+    """A value for each method.
+
+    Raises:
+        SettingsError: If there are more or fewer values than methods.
+    """
+    if given is None:
+        return [None] * len(methods)
+    if len(given) != len(methods):
+        raise SettingsError(f"`{name}` has {len(given)} values for {len(methods)} methods. Give one for each, or leave it out.")
+    return given
+
+
 def load(folder: str | Path) -> Run:
     """The run in a folder, finished or not; its model is loaded when it is first asked something.
 
@@ -204,11 +246,21 @@ def _chosen(tree: settings.Tree, out: str | Path | None) -> FitSettings:
     Raises:
         SettingsError: If one is wrong, or there is no data or no model.
     """
+    chosen = _complete(tree)
+    return dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
+
+
+def _complete(tree: settings.Tree) -> FitSettings:
+    """The settings of a run.
+
+    Raises:
+        SettingsError: If one is wrong, or there is no data or no model.
+    """
     chosen = layers.resolve(tree, config=None, preset=None)
     if not chosen.data.data or not chosen.model:
         missing = "model" if chosen.data.data else "data"
         raise SettingsError(f"No {missing} was given: fit('reviews.csv', model='starter:minilm').")
-    return dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
+    return chosen
 
 
 def _tables(given: Mapping[str, object], more: Mapping[str, object]) -> settings.Tree:

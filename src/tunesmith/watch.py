@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,3 +78,21 @@ class Quiet:
 
     def progress(self, progress: Progress) -> None:
         """Drop the progress."""
+
+
+class Logged:
+    """A watch that tells Python's logger 'tunesmith': facts as information, warnings as warnings."""
+
+    _logger = logging.getLogger("tunesmith")
+
+    def say(self, text: str) -> None:
+        """Log a fact."""
+        self._logger.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        self._logger.warning("%s", text)
+
+    def progress(self, progress: Progress) -> None:
+        """Log how far the phase is, for whoever looks closely."""
+        self._logger.debug("%s: %s of %s %s", progress.phase, progress.done, progress.total, progress.unit)

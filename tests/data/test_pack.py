@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.pack import in_order_of_length, pack, passes
+from tunesmith.data.pack import common_passes, in_order_of_length, pack, passes
 from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 
 Row = tuple[list[int], list[int]]
@@ -130,3 +130,24 @@ def test_groups_in_order_of_length(sizes: list[int], budget: int):
 def test_passes_take_lists_and_arrays(rows: object):
     table = _table([([1], [1]), ([2], [1])])
     assert [group.tolist() for group in passes(table, rows, 5)] == [[0, 1]]  # pyright: ignore[reportArgumentType]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(5, 20), st.data())
+def test_common_passes_hold_every_row_of_every_learner_once(sizes: list[int], budget: int, data: st.DataObject):
+    table = _table([([1] * size, [1] * size) for size in sizes])
+    chosen = st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=8, unique=True)
+    rows_of_each = [np.array(data.draw(chosen)) for _ in range(3)]
+    groups = common_passes(table, rows_of_each, budget)
+    for learner, rows in enumerate(rows_of_each):
+        found = [row for group in groups if learner in group for row in group[learner].tolist()]
+        assert sorted(found) == sorted(rows.tolist())
+    for group in groups:
+        lengths = [length for rows in group.values() for length in table.lengths[rows].tolist()]
+        assert sum(lengths) <= budget or len(lengths) == 1
+
+
+def test_one_learner_alone_has_the_passes_of_its_own():
+    table = _table([([1] * size, [1] * size) for size in (5, 2, 9, 3, 4)])
+    rows = np.array([3, 0, 4, 2, 1])
+    alone = [group.tolist() for group in passes(table, rows, 9)]
+    assert [group[0].tolist() for group in common_passes(table, [rows], 9)] == alone

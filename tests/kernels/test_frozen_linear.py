@@ -7,7 +7,7 @@ import torch
 
 from tunesmith.kernels import eight_bit, four_bit
 from tunesmith.kernels.frozen_linear import add_input_gradient, add_product, dense, frozen_linear, plain
-from tunesmith.kernels.lora_linear import Changed, lora_linear
+from tunesmith.kernels.lora_linear import Change, Changed, lora_linear
 
 QUANTIZE = {"4 bits": four_bit.quantize, "8 bits": eight_bit.quantize}
 
@@ -54,7 +54,7 @@ def test_the_change_of_lora_over_it(stored):
     for weight in (stored, dense(stored)):
         x, _ = inputs()
         a, b = (torch.randn(size, generator=torch.Generator().manual_seed(2)).requires_grad_() for size in ((4, 40), (200, 4)))
-        (y,) = lora_linear(x, [Changed(weight, None, a, b)], 0.5)
+        (y,) = lora_linear(x, [Changed(weight, None, [Change(a, b, 0.5)])])
         y.square().sum().backward()
         results.append((y, x.grad, a.grad, b.grad))
     for ours, theirs in zip(*results, strict=True):

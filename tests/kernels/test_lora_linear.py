@@ -6,15 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import lora_linear as kernel
 from tunesmith.kernels.gated import lora_swiglu
-from tunesmith.kernels.lora_linear import Changed, lora_linear, plain
+from tunesmith.kernels.lora_linear import Change, Changed, lora_linear, plain
 
 D_IN, D_OUT, RANK = 7, 5, 3
 
 
 def _alone(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """One layer by the kernel, called as its twin is."""
-    return lora_linear(x, [Changed(weight, bias, a, b)], scale)[0]
+    return lora_linear(x, [Changed(weight, bias, [Change(a, b, scale)])])[0]
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return plain(x, weight, bias, Change(a, b, scale))
 
 
 def _tensors(dtype: torch.dtype, shape: tuple[int, ...] = (4, D_IN)) -> dict[str, Tensor]:
@@ -45,7 +50,7 @@ def _with_gradients(compute, tensors: dict[str, Tensor], *, bias: bool, scale: f
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-6)])
 def test_forward_and_gradients(bias: bool, shape: tuple[int, ...], dtype: torch.dtype, tolerance: float):
     tensors = _tensors(dtype, shape)
-    found, expected = (_with_gradients(f, tensors, bias=bias) for f in (_alone, plain))
+    found, expected = (_with_gradients(f, tensors, bias=bias) for f in (_alone, _plain))
     for name, one, other in zip(("y", "dx", "da", "db"), found, expected, strict=True):
         assert one.shape == other.shape, name
         # gradients of A and B are summed in float32, whatever x is
@@ -56,14 +61,14 @@ def test_forward_and_gradients(bias: bool, shape: tuple[int, ...], dtype: torch.
 def test_a_weight_stored_with_its_inputs_first():
     tensors = _tensors(torch.float32)
     tensors["weight"] = tensors["weight"].t().contiguous().t()
-    for one, other in zip(*(_with_gradients(f, tensors, bias=True) for f in (_alone, plain)), strict=True):
+    for one, other in zip(*(_with_gradients(f, tensors, bias=True) for f in (_alone, _plain)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_x_that_is_not_contiguous():
     tensors = _tensors(torch.float32)
     tensors["x"] = tensors["x"].t().contiguous().t()
-    for one, other in zip(*(_with_gradients(f, tensors, bias=True) for f in (_alone, plain)), strict=True):
+    for one, other in zip(*(_with_gradients(f, tensors, bias=True) for f in (_alone, _plain)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
@@ -71,14 +76,14 @@ def test_bfloat16_input_gives_float32_gradients_of_the_factors():
     tensors = _tensors(torch.bfloat16)
     y, dx, da, db = _with_gradients(_alone, tensors, bias=True)
     assert (y.dtype, dx.dtype, da.dtype, db.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)
-    exact = _with_gradients(plain, {n: t.float() for n, t in tensors.items()}, bias=True)
+    exact = _with_gradients(_plain, {n: t.float() for n, t in tensors.items()}, bias=True)
     for one, other in zip((y, dx, da, db), exact, strict=True):
         assert (one.float() - other).abs().max() <= 0.02 * other.abs().max()
 
 
 def test_nothing_flows_to_the_frozen_weight():
     tensors = {n: t.requires_grad_() for n, t in _tensors(torch.float32).items()}
-    _alone(*(tensors[n] for n in ("x", "weight", "bias", "a", "b")), 1.0).sum().backward()
+    _alone(tensors["x"], tensors["weight"], tensors["bias"], tensors["a"], tensors["b"], 1.0).sum().backward()
     assert [n for n, t in tensors.items() if t.grad is None] == ["weight", "bias"]
 
 
@@ -105,78 +110,103 @@ def test_nothing_large_is_kept_besides_x():
 
     x = tensors["x"].requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        _alone(x, *(tensors[n] for n in ("weight", "bias", "a", "b")), 1.0)
+        _alone(x, tensors["weight"], tensors["bias"], tensors["a"], tensors["b"], 1.0)
     assert kept == [(64, RANK)], "x At times the scale, nothing as large as x or y"
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, -3.0])
 def test_scale(scale: float):
     tensors = _tensors(torch.float64)
-    for one, other in zip(*(_with_gradients(f, tensors, bias=True, scale=scale) for f in (_alone, plain)), strict=True):
+    for one, other in zip(*(_with_gradients(f, tensors, bias=True, scale=scale) for f in (_alone, _plain)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
-def _several(bias: bool) -> list[Changed]:
-    """Layers with one input, of other sizes and ranks."""
-    generator = torch.Generator().manual_seed(1)
+def _layer(sizes: tuple[int, int], ranks: tuple[int, ...], *, bias: bool = True, dtype: torch.dtype = torch.float64) -> Changed:
+    """A random layer of (inputs, outputs) with a change of each rank."""
+    d_in, d_out = sizes
 
     def draw(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
+        return torch.randn(*size, dtype=torch.float64).to(dtype)
 
-    return [
-        Changed(draw(d_out, D_IN), draw(d_out) if bias else None, draw(rank, D_IN), draw(d_out, rank))
-        for d_out, rank in ((5, 3), (4, 1), (9, 2))
+    changes = [
+        Change(draw(rank, d_in).requires_grad_(), draw(d_out, rank).requires_grad_(), 1.7 - i) for i, rank in enumerate(ranks)
     ]
+    return Changed(draw(d_out, d_in), draw(d_out) if bias else None, changes)
+
+
+def _learnt(layers: list[Changed]) -> list[Tensor]:
+    return [factor for layer in layers for change in layer.changes for factor in (change.a, change.b)]
+
+
+def _by_parts(x: Tensor, layer: Changed, parts: tuple[slice, ...]) -> Tensor:
+    """A layer by the obvious computation, one part of the tokens after the other."""
+    assert isinstance(layer.weight, Tensor)
+    rows = x.reshape(-1, x.shape[-1])
+    done = [plain(rows[part], layer.weight, layer.bias, change) for part, change in zip(parts, layer.changes, strict=True)]
+    return torch.cat(done).view(*x.shape[:-1], -1)
+
+
+WHOLE, PARTS = (slice(0, 6),), (slice(0, 1), slice(1, 1), slice(1, 4), slice(4, 6))
+"""The six tokens as one part, and as parts of one, none, three and two tokens."""
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_layers_with_one_input_together(bias: bool):
-    layers, x = _several(bias), _tensors(torch.float64, (2, 3, D_IN))["x"].requires_grad_()
-    learnt = [x, *(t.requires_grad_() for layer in layers for t in (layer.a, layer.b))]
-    together = lora_linear(x, layers, 1.7)
-    apart = [plain(x, *layer, 1.7) for layer in layers]
+@pytest.mark.parametrize(
+    ("parts", "ranks"), [(WHOLE, [(3,), (1,), (2,)]), (PARTS, [(3, 2, 0, 1), (1, 1, 1, 1), (2, 4, 3, 0)])], ids=["one", "many"]
+)
+def test_layers_with_one_input_together(bias: bool, parts: tuple[slice, ...], ranks: list[tuple[int, ...]]):
+    torch.manual_seed(1)
+    layers = [_layer((D_IN, d_out), own, bias=bias) for d_out, own in zip((5, 4, 9), ranks, strict=True)]
+    x = _tensors(torch.float64, (2, 3, D_IN))["x"].requires_grad_()
+    together, apart = lora_linear(x, layers, parts), [_by_parts(x, layer, parts) for layer in layers]
     slopes = [torch.randn_like(y) for y in apart]
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other)
-    found, expected = (torch.autograd.grad(outputs, learnt, slopes) for outputs in (together, apart))
+    found, expected = (torch.autograd.grad(outputs, [x, *_learnt(layers)], slopes) for outputs in (together, apart))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
+def test_many_parts_cost_one_product_with_the_weight(monkeypatch: pytest.MonkeyPatch):
+    """Forward and backward, however many changes there are."""
+    tokens = []
+    for name in ("add_product", "add_input_gradient"):
+        real = getattr(kernel, name)
+        monkeypatch.setattr(kernel, name, lambda y, x, weight, real=real: tokens.append(len(x)) or real(y, x, weight))
+    x = _tensors(torch.float64, (6, D_IN))["x"].requires_grad_()
+    lora_linear(x, [_layer((D_IN, D_OUT), (3, 2, 0, 1))], PARTS)[0].sum().backward()
+    assert tokens == [6, 6]
+
+
 def test_an_output_that_nobody_uses_costs_no_correctness():
-    layers, x = _several(False), _tensors(torch.float64)["x"].requires_grad_()
-    (dx,) = torch.autograd.grad(lora_linear(x, layers, 1.7)[1].sum(), x)
-    torch.testing.assert_close(dx, torch.autograd.grad(plain(x, *layers[1], 1.7).sum(), x)[0])
+    layers = [_layer((D_IN, d_out), (2,), bias=False) for d_out in (5, 4, 9)]
+    x = _tensors(torch.float64)["x"].requires_grad_()
+    (dx,) = torch.autograd.grad(lora_linear(x, layers)[1].sum(), x)
+    torch.testing.assert_close(dx, torch.autograd.grad(_by_parts(x, layers[1], (slice(0, 4),)).sum(), x)[0])
 
 
-def _gated(dtype: torch.dtype = torch.float64) -> tuple[list[Changed], list[Tensor]]:
-    """Gate, up and down projection of a gated layer, and all that learns."""
-    generator = torch.Generator().manual_seed(2)
-    layers = [
-        Changed(*(torch.randn(*size, generator=generator).to(dtype) for size in ((o, i), (o,), (RANK, i), (o, RANK))))
-        for o, i in ((D_OUT, D_IN), (D_OUT, D_IN), (D_IN, D_OUT))
-    ]
-    return layers, [t.requires_grad_() for layer in layers for t in (layer.a, layer.b)]
+def _gated(ranks: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Changed]:
+    """Gate, up and down projection of a gated layer."""
+    torch.manual_seed(2)
+    return [_layer(sizes, ranks, dtype=dtype) for sizes in ((D_IN, D_OUT), (D_IN, D_OUT), (D_OUT, D_IN))]
 
 
-def _plain_gated(x: Tensor, gate: Changed, up: Changed, down: Changed, scale: float) -> Tensor:
-    product = torch.nn.functional.silu(plain(x, *gate, scale)) * plain(x, *up, scale)
-    return plain(product, *down, scale)
-
-
-def test_a_gated_layer_in_one_piece():
-    (layers, learnt), x = _gated(), _tensors(torch.float64, (2, 3, D_IN))["x"].requires_grad_()
-    found, expected = (f(x, *layers, 0.7) for f in (lora_swiglu, _plain_gated))
+@pytest.mark.parametrize(("parts", "ranks"), [(WHOLE, (RANK,)), (PARTS, (RANK, 1, 0, 2))])
+def test_a_gated_layer_in_one_piece(parts: tuple[slice, ...], ranks: tuple[int, ...]):
+    layers, x = _gated(ranks), _tensors(torch.float64, (2, 3, D_IN))["x"].requires_grad_()
+    gate, up, down = layers
+    found = lora_swiglu(x, gate, up, down, parts)
+    expected = _by_parts(torch.nn.functional.silu(_by_parts(x, gate, parts)) * _by_parts(x, up, parts), down, parts)
     torch.testing.assert_close(found, expected)
     slope = torch.randn_like(expected)
-    gradients = zip(*(torch.autograd.grad(y, [x, *learnt], slope) for y in (found, expected)), strict=True)
-    for one, other in gradients:
+    gradients = (torch.autograd.grad(y, [x, *_learnt(layers)], slope) for y in (found, expected))
+    for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gated_layer_keeps_its_two_branches_and_not_their_product():
-    layers, _ = _gated(torch.float32)
+    gate, up, down = _gated((RANK,), torch.float32)
     kept: list[tuple[int, ...]] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
-        lora_swiglu(torch.randn(64, D_IN), *layers, 0.7)
+        lora_swiglu(torch.randn(64, D_IN), gate, up, down)
     assert kept.count((64, D_OUT)) == 2

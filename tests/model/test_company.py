@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -52,9 +53,9 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     kernel = low_rank.lora_linear
 
-    def counting(x: Tensor, layers: list, scale: float) -> tuple[Tensor, ...]:
+    def counting(x: Tensor, layers: list, parts: Sequence[slice]) -> tuple[Tensor, ...]:
         counts.append(len(layers))
-        return kernel(x, layers, scale)
+        return kernel(x, layers, parts)
 
     monkeypatch.setattr(low_rank, "lora_linear", counting)
     return counts

@@ -61,7 +61,7 @@ def test_the_handlers_of_before_come_back():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("moment", [("runs.session", "prepare"), ("runs.fit", "_record")], ids=["reading", "recording"])
+@pytest.mark.parametrize("moment", [("runs.session", "prepare"), ("runs.fit", "record")], ids=["reading", "recording"])
 def test_before_there_is_a_folder_nothing_is_left(server, fit_words, tmp_path, moment, number, code):
     flag = tmp_path / "flag"
     child = server.start(fit_words("new/run"), tmp_path, fault=("wait_in", *moment, str(flag)))

@@ -17,18 +17,36 @@ def passes(table: TokenTable, rows: Sequence[int] | NDArray[np.int64], tokens_pe
     memory and speed, and nothing else.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    lengths = table.lengths[rows]
+    return [np.sort(rows[group]) for group in _first_fit_decreasing(table.lengths[rows], tokens_per_pass)]
+
+
+def common_passes(
+    table: TokenTable, rows_of_each: Sequence[NDArray[np.int64]], tokens_per_pass: int
+) -> list[dict[int, NDArray[np.int64]]]:
+    """The rows of several learners, grouped as by `passes` but all together: for each group the rows of every learner in it.
+
+    A row that two learners want is computed for each of them.
+    """
+    rows = np.concatenate(rows_of_each)
+    owners = np.repeat(np.arange(len(rows_of_each)), [len(own) for own in rows_of_each])
+    groups = _first_fit_decreasing(table.lengths[rows], tokens_per_pass)
+    return [{int(o): np.sort(rows[group][owners[group] == o]) for o in np.unique(owners[group])} for group in groups]
+
+
+def _first_fit_decreasing(lengths: NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:
+    """Which of the lengths go together, longest first."""
     groups: list[list[int]] = []
     room: list[int] = []
-    for row, length in sorted(zip(rows.tolist(), lengths.tolist(), strict=True), key=lambda pair: -pair[1]):
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[index])
         place = next((i for i, free in enumerate(room) if free >= length), None)
         if place is None:
-            groups.append([row])
+            groups.append([index])
             room.append(tokens_per_pass - length)
         else:
-            groups[place].append(row)
+            groups[place].append(index)
             room[place] -= length
-    return [np.array(sorted(group), dtype=np.int64) for group in groups]
+    return [np.array(group, dtype=np.int64) for group in groups]
 
 
 def in_order_of_length(table: TokenTable, tokens_per_pass: int) -> Iterator[NDArray[np.int64]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.lora_linear import Changed, Kept, factors, gradients, products
+from tunesmith.kernels.lora_linear import ALL_TOKENS, Changed, Readers, flat, gradients, products, unflat
 
 
 def plain(gate: Tensor, up: Tensor) -> Tensor:
@@ -25,11 +25,11 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return _SwiGLU.apply(gate, up)  # pyright: ignore[reportReturnType]
 
 
-def lora_swiglu(x: Tensor, gate: Changed, up: Changed, down: Changed, scale: float) -> Tensor:
-    """The whole layer, `(..., d_in)` to `(..., d_out)`, where all three projections are `lora_linear`s."""
-    flat = x.reshape(-1, x.shape[-1])
-    layers = (gate, up, down)
-    result: Tensor = _LoRASwiGLU.apply(flat, layers, scale, *factors(layers))  # pyright: ignore[reportAssignmentType]
+def lora_swiglu(x: Tensor, gate: Changed, up: Changed, down: Changed, parts: Sequence[slice] = ALL_TOKENS) -> Tensor:
+    """The whole layer, `(..., d_in)` to `(..., d_out)`, where all three projections are `lora_linear`s of the same parts."""
+    rows = x.reshape(-1, x.shape[-1])
+    inner, outer = Readers((gate, up), parts), Readers((down,), parts)
+    result: Tensor = _LoRASwiGLU.apply(rows, inner, outer, *inner.factors, *outer.factors)  # pyright: ignore[reportAssignmentType]
     return result.view(*x.shape[:-1], result.shape[-1])
 
 
@@ -53,22 +53,23 @@ class _SwiGLU(torch.autograd.Function):
 
 class _LoRASwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layers: Sequence[Changed], scale: float, *_: Tensor) -> Tensor:
-        (gate, up), kept = products(x, layers[:2], scale)
-        (y,), kept_down = products(torch.nn.functional.silu(gate).mul_(up), layers[2:], scale)
-        ctx.save_for_backward(x, gate, up, *kept, *kept_down)
-        ctx.layers, ctx.scale = layers, scale
+    def forward(ctx: Any, x: Tensor, inner: Readers, outer: Readers, *_: Tensor) -> Tensor:
+        (gate, up), kept = products(x, inner)
+        (y,), kept_outer = products(torch.nn.functional.silu(gate).mul_(up), outer)
+        ctx.save_for_backward(x, gate, up, *flat(kept + kept_outer))
+        ctx.inner, ctx.outer = inner, outer
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, gate, up, *kept = ctx.saved_tensors
-        layers, scale = ctx.layers, ctx.scale
+        x, gate, up, *tensors = ctx.saved_tensors
+        kept, num_parts = unflat(tensors), len(ctx.inner.parts)
         opened = torch.nn.functional.silu(gate)
-        dproduct, (da, db) = gradients([dy], opened * up, Kept(*kept[2:]), layers[2:], scale, for_input=True)
+        dproduct, learnt_outer = gradients([dy], opened * up, kept[num_parts:], ctx.outer, for_input=True)
         assert dproduct is not None
         dup = opened.mul_(dproduct)
         dgate = _silu_gradient(dproduct.mul_(up), gate)
-        dx, learnt = gradients([dgate, dup], x, Kept(*kept[:2]), layers[:2], scale, for_input=ctx.needs_input_grad[0])
-        return dx, None, None, *learnt[:2], da, *learnt[2:], db
+        for_input = ctx.needs_input_grad[0]
+        dx, learnt = gradients([dgate, dup], x, kept[:num_parts], ctx.inner, for_input=for_input)
+        return dx, None, None, *learnt, *learnt_outer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +56,21 @@ class Batch:
         """The same batch on another device."""
         tensors = {n: v.to(device, non_blocking=True) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return Batch(**{**vars(self), **tensors})
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """The rows of all batches, one batch after the other in one stream; not for encoder-decoders."""
+    starts = itertools.accumulate((len(batch.input_ids) for batch in batches), initial=0)
+    positions = [b.positions + start for b, start in zip(batches, starts, strict=False) if b.positions is not None]
+    token_types = [batch.token_types for batch in batches if batch.token_types is not None]
+    return Batch(
+        input_ids=torch.cat([batch.input_ids for batch in batches]),
+        lengths=[length for batch in batches for length in batch.lengths],
+        targets=torch.cat([batch.targets for batch in batches]),
+        positions=torch.cat(positions) if positions else None,
+        token_types=torch.cat(token_types) if token_types else None,
+        num_real_tokens=sum(batch.num_real_tokens for batch in batches),
+    )
 
 
 def pad(stream: Tensor, lengths: list[int], value: int) -> tuple[Tensor, Tensor]:

@@ -51,8 +51,8 @@ class FastGatedMLP(nn.Module):
         """`(..., hidden)` to the same shape."""
         layers = (self.gate_proj, self.up_proj, self.down_proj)
         if low_rank.all_plain(layers):
-            gate, up, down = (layer.parts for layer in layers)
-            return lora_swiglu(x, gate, up, down, layers[0].scale)
+            gate, up, down = (layer.changed for layer in layers)
+            return lora_swiglu(x, gate, up, down, layers[0].parts)
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 

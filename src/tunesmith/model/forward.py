@@ -66,7 +66,10 @@ class PackedForward(Forward):
             yield
 
     def loss(self, batch: Batch) -> Tensor:
-        hidden = self._hidden(batch)
+        return self.loss_of(self.hidden(batch), batch)
+
+    def loss_of(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """The loss of a batch whose final hidden states `(tokens, hidden)` are known."""
         if batch.positions is None:
             logits = heads.class_logits(self.model, hidden, batch.segments(), batch.input_ids)
             return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
@@ -77,29 +80,30 @@ class PackedForward(Forward):
         if batch.positions is None:
             return torch.nn.functional.cross_entropy(self.class_logits(batch), batch.targets, reduction="none")
         with self.scope(batch):
-            hidden = self._hidden(batch).index_select(0, batch.positions)
+            hidden = self.hidden(batch).index_select(0, batch.positions)
         return row_losses(hidden, heads.language_head(self.model), batch.targets)
 
     def class_logits(self, batch: Batch) -> Tensor:
         with self.scope(batch):
-            return heads.class_logits(self.model, self._hidden(batch), batch.segments(), batch.input_ids)
+            return heads.class_logits(self.model, self.hidden(batch), batch.segments(), batch.input_ids)
 
     def target_logits(self, batch: Batch) -> Tensor:
         if batch.positions is None:
             return self.class_logits(batch)
         with self.scope(batch):
-            hidden = self._hidden(batch).index_select(0, batch.positions)
+            hidden = self.hidden(batch).index_select(0, batch.positions)
         return row_logits(hidden, heads.language_head(self.model))
 
     def token_logits(self, batch: Batch) -> Tensor:
         with self.scope(batch):
-            return row_logits(self._hidden(batch), heads.language_head(self.model))
+            return row_logits(self.hidden(batch), heads.language_head(self.model))
 
     def mean_states(self, batch: Batch) -> Tensor:
         with self.scope(batch):
-            return torch.stack([rows.float().mean(0) for rows in self._hidden(batch).split(batch.lengths)])
+            return torch.stack([rows.float().mean(0) for rows in self.hidden(batch).split(batch.lengths)])
 
-    def _hidden(self, batch: Batch) -> Tensor:
+    def hidden(self, batch: Batch) -> Tensor:
+        """Final hidden states of the stream, `(tokens, hidden)`; inside `scope` only."""
         return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
 
 

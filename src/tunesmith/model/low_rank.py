@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import NotMergeable
-from tunesmith.kernels.lora_linear import Changed, lora_linear
+from tunesmith.kernels.lora_linear import ALL_TOKENS, Change, Changed, lora_linear
 from tunesmith.model import anatomy, roles, surgery, weights
 
 
@@ -62,12 +63,70 @@ class LoRALinear(ChangedLinear):
         return self.training and self.dropout.p > 0
 
     @property
-    def parts(self) -> Changed:
-        """The tensors of the layer, as kernels take them."""
-        return Changed(weights.frozen(self.base), self.bias, self.a, self.b)
+    def change(self) -> Change:
+        """What is added to the weight."""
+        return Change(self.a, self.b, self.scale)
+
+    @property
+    def changed(self) -> Changed:
+        """The layer as kernels take it."""
+        return Changed(weights.frozen(self.base), self.bias, [self.change])
+
+    @property
+    def parts(self) -> Sequence[slice]:
+        """The one part of the tokens, which is all of them."""
+        return ALL_TOKENS
 
     def merged_weight(self) -> Tensor:
         return anatomy.linear_weight(self.base).double() + (self.scale * self.b @ self.a).double()
+
+
+class ManyLoRALinear(ChangedLinear):
+    """y = W x + s B A x, where A, B and s are those of the adapter whose tokens x are.
+
+    Which tokens are whose is known inside `taking_turns`. The factors are those of the adapters' own layers.
+    """
+
+    def __init__(self, base: nn.Module, adapters: Sequence[LoRALinear | None]) -> None:
+        """Compute with the layers of the adapters; None is an adapter that leaves this layer as it is."""
+        super().__init__()
+        self.base = base
+        d_in, d_out = anatomy.linear_sizes(base)
+        device = anatomy.device_of(base)
+        nothing = Change(torch.empty(0, d_in, device=device), torch.empty(d_out, 0, device=device), 1.0)
+        self._changes = [nothing if adapter is None else adapter.change for adapter in adapters]
+        self.company = Company([self])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., d_in)` to `(..., d_out)`."""
+        return self.company.output(self, x)
+
+    @property
+    def changed(self) -> Changed:
+        """The layer as kernels take it."""
+        return Changed(weights.frozen(self.base), self.bias, [self._changes[number] for number in _turns[-1]])
+
+    @property
+    def parts(self) -> Sequence[slice]:
+        """The tokens of each adapter whose turn it is."""
+        return list(_turns[-1].values())
+
+
+_turns: list[dict[int, slice]] = []
+
+
+@contextlib.contextmanager
+def taking_turns(num_tokens: Mapping[int, int]) -> Iterator[None]:
+    """Let adapters, by their numbers, have so many tokens of the stream each, one after the other."""
+    turns, start = {}, 0
+    for number, length in num_tokens.items():
+        turns[number] = slice(start, start + length)
+        start += length
+    _turns.append(turns)
+    try:
+        yield
+    finally:
+        _turns.pop()
 
 
 class Company:
@@ -76,15 +135,15 @@ class Company:
     The model calls one after the other. The first call computes for all of them, the others take their result.
     """
 
-    def __init__(self, layers: list[LoRALinear]) -> None:
+    def __init__(self, layers: Sequence[LoRALinear | ManyLoRALinear]) -> None:
         self.layers = layers
         self._input: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
 
-    def output(self, layer: LoRALinear, x: Tensor) -> Tensor:
+    def output(self, layer: LoRALinear | ManyLoRALinear, x: Tensor) -> Tensor:
         """What `layer`, which is one of them, makes of x."""
         if x is not self._input or id(layer) not in self._waiting:
-            outputs = lora_linear(x, [member.parts for member in self.layers], layer.scale)
+            outputs = lora_linear(x, [member.changed for member in self.layers], layer.parts)
             self._input, self._waiting = x, {id(member): y for member, y in zip(self.layers, outputs, strict=True)}
         y = self._waiting.pop(id(layer))
         if not self._waiting:
@@ -99,16 +158,16 @@ class Company:
 
 def unite(model: nn.Module) -> None:
     """Let the changed layers that read the same input compute together."""
-    changed = layers(model)
+    changed = {path: module for path, module in model.named_modules() if isinstance(module, LoRALinear | ManyLoRALinear)}
     for paths in roles.readers_of_one_input(model, changed):
         company = Company([changed[path] for path in paths])
         for layer in company.layers:
             layer.company = company
 
 
-def all_plain(modules: Sequence[nn.Module]) -> TypeGuard[Sequence[LoRALinear]]:
-    """Whether all are LoRA layers and nothing more, of one scale, so that one kernel may compute them together."""
-    return all(type(module) is LoRALinear and not module.drops for module in modules) and len({m.scale for m in modules}) == 1
+def all_plain(modules: Sequence[nn.Module]) -> TypeGuard[Sequence[LoRALinear | ManyLoRALinear]]:
+    """Whether all are low-rank layers and nothing more, so that one kernel may compute them together."""
+    return all(type(m) is ManyLoRALinear or (type(m) is LoRALinear and not m.drops) for m in modules)
 
 
 def layers(model: nn.Module) -> dict[str, LoRALinear]:

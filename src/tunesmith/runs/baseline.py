@@ -56,6 +56,12 @@ class Base:
             raise RunError(f"{path} is damaged ({error}).") from None
 
 
+def hand_on(base: Base, place: Place, to: Place) -> None:
+    """Give the run at `to` what was measured for the one at `place`."""
+    retention.save_record(to.base_record, retention.load_record(place.base_record))
+    base.save(to.base_answers)
+
+
 def measure(session: Session, place: Place) -> Base:
     """Measure the base model, or read what was measured before the run was interrupted."""
     data, watch = session.data, session.watch

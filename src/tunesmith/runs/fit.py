@@ -8,7 +8,8 @@ import os
 import platform
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -37,6 +38,15 @@ _PACKAGES = ("tunesmith", "torch", "transformers", "tokenizers", "safetensors", 
 rehearse = rehearsal.rehearse
 
 
+@dataclass(frozen=True)
+class Began:
+    """How things were at the beginning of a run."""
+
+    seconds: float = field(default_factory=time.monotonic)
+    resident_bytes: int = field(default_factory=memory.resident_bytes)
+    """What the process held before anything was loaded."""
+
+
 def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResult:
     """Run the whole story in the folder `chosen.out`, which must be new; `profile` measures where a step's time goes.
 
@@ -46,21 +56,21 @@ def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResul
         TunesmithError: If it failed; the message says why, `run.json` too.
     """
     assert chosen.out is not None
-    started, resident = time.monotonic(), memory.resident_bytes()
+    began = Began()
     place = Place(Path(chosen.out))
     place.require_new()
     with Signals("nothing was begun.") as signals:
         session = prepare_session(chosen, watch)
         session.profiler = Profiler() if profile else Unprofiled()
-        result = _record(session)
+        result = record(session)
         with place.claim():
             with place.disk_errors_said():
                 result.save(place.folder)
             signals.advice = place.how_to_go_on
-            return carry_on(session, place, result, signals, started, resident)
+            return carry_on(session, place, result, signals, began)
 
 
-def carry_on(session: Session, place: Place, result: RunResult, signals: Signals, started: float, resident: int) -> RunResult:
+def carry_on(session: Session, place: Place, result: RunResult, signals: Signals, began: Began) -> RunResult:
     """The run from wherever its folder says it is to its end; the caller holds the run's lock.
 
     Args:
@@ -68,8 +78,7 @@ def carry_on(session: Session, place: Place, result: RunResult, signals: Signals
         place: The run's folder.
         result: The record so far.
         signals: Whose block this is in.
-        started: `time.monotonic()` at the beginning.
-        resident: Bytes the process held before anything was loaded.
+        began: How things were before anything was loaded.
 
     Raises:
         TunesmithError: As `fit`.
@@ -77,32 +86,42 @@ def carry_on(session: Session, place: Place, result: RunResult, signals: Signals
     try:
         with place.disk_errors_said():
             _train_and_tell(session, place, result, signals)
-            result.status = "finished"
-            _complete(result, session, started, resident)
-            write_report(result, place.folder)
-            write_card(result, place.folder)
-            result.save(place.folder)  # last: what says that it is finished has everything
+            finish(session, place, result, began)
     except BaseException as error:
-        stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-        result.status = "interrupted" if stopped else "failed"
-        result.error = None if stopped else str(error) or type(error).__name__
-        _complete(result, session, started, resident)
-        with contextlib.suppress(OSError):  # on a full disk the record of before stands
-            result.save(place.folder)
+        give_up(session, place, result, began, error)
         raise
     return result
 
 
-def _complete(result: RunResult, session: Session, started: float, resident: int) -> None:
+def finish(session: Session, place: Place, result: RunResult, began: Began) -> None:
+    """Write everything that a run shows when nothing is left to do."""
+    result.status = "finished"
+    _complete(result, session, began)
+    write_report(result, place.folder)
+    write_card(result, place.folder)
+    result.save(place.folder)  # last: what says that it is finished has everything
+
+
+def give_up(session: Session, place: Place, result: RunResult, began: Began, error: BaseException) -> None:
+    """Write down why a run ended before it was finished."""
+    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
+    result.status = "interrupted" if stopped else "failed"
+    result.error = None if stopped else str(error) or type(error).__name__
+    _complete(result, session, began)
+    with contextlib.suppress(OSError):  # on a full disk the record of before stands
+        result.save(place.folder)
+
+
+def _complete(result: RunResult, session: Session, began: Began) -> None:
     """Fill in what was warned of and what it took."""
     result.warnings = list(dict.fromkeys([*result.warnings, *session.watch.warnings]))
     if result.cost is not None:
         peak = memory.peak_bytes()
         result.cost = replace(
             result.cost,
-            total_seconds=time.monotonic() - started,
+            total_seconds=time.monotonic() - began.seconds,
             peak_memory_bytes=peak,
-            memory_above_import_bytes=max(0, peak - resident),
+            memory_above_import_bytes=max(0, peak - began.resident_bytes),
         )
 
 
@@ -114,10 +133,22 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
     require_room(session, place, plan)
     base = baseline.measure(session, place)
+    result.stages = list(base.stages)
+    with made_ready(session, place, result, signals) as (loop, keeper), signals.finishing():
+        loop.run()
+    result.profile = session.profiler.result(session, loop.optimizer, plan)
+    keeper.restore(loop.state.best_step)
+    outcome.measure(session, place, base, result)
+    save(session, place)
+
+
+@contextlib.contextmanager
+def made_ready(session: Session, place: Place, result: RunResult, signals: Signals) -> Iterator[tuple[Loop, RunKeeper]]:
+    """Attach the method and give the loop that trains it; on leaving, the record says how far it came."""
     optimizer = session.attach()
     total, trainable = anatomy.count_parameters(session.model)
     result.model = replace(result.model, num_parameters=total, num_trainable=trainable, precision=session.storage)
-    result.stages = list(base.stages)
+    plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
     keeper = RunKeeper(session, optimizer, place, signals)
     state = restored(session, keeper, place)
     with MetricsLog(place.folder, resume_from=state.step) as log:
@@ -134,17 +165,12 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
             measuring=session.profiler.measuring,
         )
         try:
-            with signals.finishing():
-                loop.run()
+            yield loop, keeper
         finally:
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
-    result.profile = session.profiler.result(session, optimizer, plan)
-    keeper.restore(state.best_step)
-    outcome.measure(session, place, base, result)
-    _save(session, place)
 
 
-def _save(session: Session, place: Place) -> None:
+def save(session: Session, place: Place) -> None:
     """Write what a user takes away: an adapter, or the whole model where its own weights were trained."""
     if session.method.trains_base_weights:
         save_model(session.model.float(), session.source.tokenizer, place.model)
@@ -152,7 +178,7 @@ def _save(session: Session, place: Place) -> None:
         adapter.save(session.model, session.method, place.adapter, base_model=session.settings.model)
 
 
-def _record(session: Session) -> RunResult:
+def record(session: Session) -> RunResult:
     """The record of a run that begins."""
     data, source = session.data, session.source
     license_name = source.license

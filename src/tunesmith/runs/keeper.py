@@ -78,7 +78,11 @@ def require_room(session: Session, place: Place, plan: Plan) -> None:
     """
     if place.checkpoints.exists():
         return  # a resumed run has taken its room already
-    trained_bytes = session.trained_bytes()
+    durable.require_room(place.folder, bytes_kept(session, plan))
+
+
+def bytes_kept(session: Session, plan: Plan) -> int:
+    """The most that a run has on disk at once."""
     kept_at_once = min(checkpoints.NUM_KEPT + 2, plan.num_steps)  # the best one and the one being written
     values_and_moments = 3
-    durable.require_room(place.folder, (values_and_moments * kept_at_once + 1) * trained_bytes)
+    return (values_and_moments * kept_at_once + 1) * session.trained_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from tunesmith.checkpoint import durable
 from tunesmith.checkpoint.lock import RunLock
 from tunesmith.errors import RunError
 from tunesmith.reports.result import RunResult
-from tunesmith.runs.fit import carry_on
+from tunesmith.runs.fit import Began, carry_on
 from tunesmith.runs.place import Place, located
 from tunesmith.runs.session import prepare_session
 from tunesmith.runs.signals import Signals
 from tunesmith.settings import FitSettings
-from tunesmith.training import memory
 from tunesmith.watch import Watch
 
 
@@ -27,7 +25,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
         RunError: If the run is finished, or its model or data are no longer what they were.
         TunesmithError: As `fit`.
     """
-    started, resident = time.monotonic(), memory.resident_bytes()
+    began = Began()
     RunResult.load(folder)  # before the lock, which would make a file in a folder that is no run
     place = Place(folder)
     with RunLock(folder), Signals(place.how_to_go_on) as signals:
@@ -44,7 +42,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
         durable.discard_leftovers(folder)
         result.status, result.error = "running", None
-        return carry_on(session, place, result, signals, started, resident)
+        return carry_on(session, place, result, signals, began)
 
 
 def located_settings(chosen: FitSettings, directory: str) -> FitSettings:

@@ -112,7 +112,12 @@ class Session:
             self.watch.say(f"the base model is held {self.storage}")
         if reason:
             self.watch.say(f"rows are padded, not packed: {reason}")
-        decided = dataclasses.replace(training, precision=_NAMES[self.dtype])
+        self.take_base(self.forward, self.dtype)
+
+    def take_base(self, loaded: forward.Forward, dtype: torch.dtype) -> None:
+        """Work on a base model that is loaded, in the number format `dtype`."""
+        self.forward, self.model, self.dtype = loaded, loaded.model, dtype
+        decided = dataclasses.replace(self.settings.training, precision=_NAMES[dtype])
         self.settings = dataclasses.replace(self.settings, training=decided)
 
     @property
@@ -124,8 +129,8 @@ class Session:
             return text
         return f"in {text}, {format_count(num_weights)} weights of it in {num_bytes * 8 / num_weights:.3f} bits each"
 
-    def trained_bytes(self) -> int:
-        """Bytes of all that the method will train, found on a copy of the base model without weights.
+    def attached_weightless(self) -> PreTrainedModel:
+        """A copy of the base model without weights, with the method attached.
 
         Raises:
             InputError: If the method does not fit the model: better said now than after the base model was measured.
@@ -134,7 +139,16 @@ class Session:
         weightless = {id(t): _weightless(t) for t in tensors}
         copied = copy.deepcopy(self.model, weightless)
         self.method.attach(copied)
-        return sum(p.numel() for p in copied.parameters() if p.requires_grad) * torch.float32.itemsize
+        return copied
+
+    def trained_bytes(self) -> int:
+        """Bytes of all that the method will train.
+
+        Raises:
+            InputError: As `attached_weightless`.
+        """
+        attached = self.attached_weightless()
+        return sum(p.numel() for p in attached.parameters() if p.requires_grad) * torch.float32.itemsize
 
     def attach(self) -> FlatAdamW:
         """Attach the method and make the optimizer of what it trains."""

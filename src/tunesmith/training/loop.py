@@ -127,22 +127,41 @@ class Loop:
         Raises:
             TrainingDiverged: If loss or gradient stay infinite; the weights are those of the last good step.
         """
-        order = Order(len(self.table), self.plan.rows_per_step, self.plan.seed)
+        self.begin()
+        while self.goes_on():
+            self._take_one()
+        return self.state
+
+    def begin(self) -> None:
+        """Make ready for the first step, or the first after a checkpoint."""
+        self._order = Order(len(self.table), self.plan.rows_per_step, self.plan.seed)
         self._device = anatomy.device_of(self.forward.model)
         self._recent: list[tuple[int, float]] = []
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
-        while True:
-            if self._evaluation_is_due():
-                self._evaluate()
-            elif self._save_is_due():
-                self._save(is_best=False)
-            if self.should_stop():
-                return self.state
-            if self._is_over():
-                break
-            self._take_one(order)
-        self.log.event(self.state.step, f"stopped: {self.state.stop_reason}")
-        return self.state
+
+    def goes_on(self) -> bool:
+        """Whether another step is to follow, after evaluating and saving what is due; never asked again after a no."""
+        if self._evaluation_is_due():
+            self._evaluate()
+        elif self._save_is_due():
+            self._save(is_best=False)
+        if self.should_stop():
+            return False
+        if self._is_over():
+            self.log.event(self.state.step, f"stopped: {self.state.stop_reason}")
+            return False
+        return True
+
+    @property
+    def next_rows(self) -> NDArray[np.int64]:
+        """Indices of the rows that the next step learns from."""
+        return self._order.rows(self.state.step)
+
+    def next_update(self, num_passes: int) -> Update:
+        """How the next step moves the weights."""
+        step, plan = self.state.step, self.plan
+        seeds = [noise_seed(plan.seed, step, part) for part in range(num_passes)]
+        return Update(plan.schedule.learning_rate(step), plan.clip_norm, seeds)
 
     def _is_over(self) -> bool:
         """Whether no step is to follow; the state says why."""
@@ -150,18 +169,24 @@ class Loop:
             self.state.stop_reason = "all steps done"
         return bool(self.state.stop_reason)
 
-    def _take_one(self, order: Order) -> None:
-        step, plan, state = self.state.step, self.plan, self.state
+    def _take_one(self) -> None:
         start = time.perf_counter()
-        rate = plan.schedule.learning_rate(step)
-        enter_training_mode(self.forward.model, plan)
-        with self.measuring(step, self.forward.model) as laps:
-            batches = batches_of(self.table, order.rows(step), plan.tokens_per_pass, self._device)
+        enter_training_mode(self.forward.model, self.plan)
+        with self.measuring(self.state.step, self.forward.model) as laps:
+            batches = batches_of(self.table, self.next_rows, self.plan.tokens_per_pass, self._device)
             laps.end("data")
-            update = Update(rate, plan.clip_norm, [noise_seed(plan.seed, step, part) for part in range(len(batches))])
-            result = take_step(self.forward, batches, self.optimizer, update, self.strategies, laps)
-        seconds = time.perf_counter() - start
-        state.step, state.tokens, state.seconds = step + 1, state.tokens + result.num_tokens, state.seconds + seconds
+            result = take_step(self.forward, batches, self.optimizer, self.next_update(len(batches)), self.strategies, laps)
+        self.record(result, time.perf_counter() - start)
+
+    def record(self, result: StepResult, seconds: float) -> None:
+        """Count a step that was taken, and tell of it.
+
+        Raises:
+            TrainingDiverged: If it is one too many without a finite loss and gradient.
+        """
+        plan, state = self.plan, self.state
+        rate = plan.schedule.learning_rate(state.step)
+        state.step, state.tokens, state.seconds = state.step + 1, state.tokens + result.num_tokens, state.seconds + seconds
         if state.step % STEPS_BETWEEN_TRIMS == 0:
             memory.give_back()
         self._mind_bad_numbers(result)

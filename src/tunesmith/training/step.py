@@ -5,13 +5,15 @@ The loss is the mean over all targets of the step, however its rows are cut into
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
+from tunesmith.model.many import Together
 from tunesmith.strategy import Strategy
 from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.optimizer import FlatAdamW
@@ -83,14 +85,55 @@ def take_step(
             penalty.backward()
             optimizer.collect()
     laps.end("rest")
+    result = move(optimizer, loss, batches, update)
+    laps.end("optimizer")
+    if result.is_finite:
+        for strategy in strategies:
+            strategy.after_step(forward.model)
+    return result
+
+
+def take_common_step(
+    together: Together,
+    passes: Sequence[Mapping[int, Batch]],
+    optimizers: Mapping[int, FlatAdamW],
+    updates: Mapping[int, Update],
+) -> dict[int, StepResult]:
+    """Let several adapters, by their numbers, learn once each, exactly as by `take_step` on their own batches."""
+    batches = {number: [own[number] for own in passes if number in own] for number in optimizers}
+    losses = accumulate_together(together, passes)
+    results = {}
+    for number, optimizer in optimizers.items():
+        optimizer.collect()
+        results[number] = move(optimizer, losses[number], batches[number], updates[number])
+    return results
+
+
+def accumulate_together(together: Together, passes: Sequence[Mapping[int, Batch]]) -> dict[int, float]:
+    """Add up the gradients of each adapter's mean loss over its own targets; returns these losses."""
+    num_targets: Counter[int] = Counter()
+    for batches in passes:
+        num_targets.update({number: batch.num_targets for number, batch in batches.items()})
+    totals = dict.fromkeys(num_targets, 0.0)
+    for batches in passes:
+        teaching = {number: batch for number, batch in batches.items() if batch.num_targets}
+        if not teaching:
+            continue
+        with together.scope(teaching):
+            losses = {number: loss / num_targets[number] for number, loss in together.losses(teaching).items()}
+            torch.stack(list(losses.values())).sum().backward()
+        for number, loss in losses.items():
+            totals[number] += loss.item()
+    return totals
+
+
+def move(optimizer: FlatAdamW, loss: float, batches: Sequence[Batch], update: Update) -> StepResult:
+    """Move the weights along the gradients of the batches, whose mean loss is given; if all is finite."""
     norm = optimizer.gradient_norm()
     tokens, targets = sum(b.num_real_tokens for b in batches), sum(b.num_targets for b in batches)
     result = StepResult(loss, norm, tokens, targets)
-    if not result.is_finite:
+    if result.is_finite:
+        optimizer.step(update.learning_rate, min(1.0, update.clip_norm / (norm + 1e-6)))
+    else:
         optimizer.forget()
-        return result
-    optimizer.step(update.learning_rate, min(1.0, update.clip_norm / (norm + 1e-6)))
-    laps.end("optimizer")
-    for strategy in strategies:
-        strategy.after_step(forward.model)
     return result
