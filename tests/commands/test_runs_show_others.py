@@ -39,7 +39,8 @@ def test_a_run_that_was_killed(tunesmith_run, saved_run, tmp_path):
     with RunLock(folder):
         assert json.loads(tunesmith_run("show", "first", "--json").out)["status"] == "running"
         assert json.loads(tunesmith_run("runs", "--json").out)["runs"][0]["status"] == "running"
-    assert json.loads(tunesmith_run("show", "first", "--json").out)["status"] == "killed"
+    killed = json.loads(tunesmith_run("show", "first", "--json").out)
+    assert (killed["status"], killed["next"][0]) == ("killed", "tunesmith resume runs/first")
     assert json.loads(tunesmith_run("runs", "--json").out)["runs"][0]["status"] == "killed"
     shown = " ".join(tunesmith_run("runs").out.split())
     assert "runs/first killed" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -196,3 +197,18 @@ def test_same_twice_and_other_order(tmp_path):
     assert np.array_equal(once.train.tokens.input_ids, again.train.tokens.input_ids)
     turned = run(write(tmp_path / "c.jsonl", rows[::-1]))
     assert {e.messages for e in turned.test.examples} == {e.messages for e in once.test.examples}
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_the_collector_is_as_it_was(tmp_path, was_enabled: bool, monkeypatch: pytest.MonkeyPatch):
+    seen: list[bool] = []
+    monkeypatch.setattr("tunesmith.data.prepare._check_model", lambda *_: seen.append(gc.isenabled()))
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        run(write(tmp_path / "a.jsonl", instructions(40)))
+        assert (seen, gc.isenabled()) == ([False], was_enabled)
+        with pytest.raises(DataError):
+            run(str(tmp_path / "nowhere.jsonl"))
+        assert gc.isenabled() == was_enabled
+    finally:
+        gc.enable()

@@ -57,6 +57,15 @@ def test_same_tokens(texts):
     assert list(encode(texts, tokens)) == expected
 
 
+def test_white_space_at_the_edge_of_a_word_that_was_met_before():
+    """By a tokenizer that joins a line's end with the space behind it."""
+    vocabulary = {text: index for index, text in enumerate(["x", "a", "y", " ", "\n", "\n ", "  "])}
+    engine = Tokenizer(models.BPE(vocab=vocabulary, merges=[("\n", " "), (" ", " ")]))
+    tokens = TextTokenizer(PreTrainedTokenizerFast(tokenizer_object=engine, eos_token="a"))
+    texts = ["x x\n", "x x\n y", " x", "x  x", "x\n x y", "x x y", "", " "]
+    assert list(WordTokens(tokens).encode(texts)) == [encoding.ids for encoding in tokens.encode(texts, special=False)]
+
+
 def llama2() -> PreTrainedTokenizerFast:
     """Puts a space before every text, as Llama 2 does, so that words by themselves get one too many."""
     letters = {letter: index for index, letter in enumerate("▁abcdefghijklmnopqrstuvwxyz")}

@@ -22,7 +22,10 @@ OPEN, CLOSE = "⟦", "⟧"
 def show_result(result: RunResult, folder: Path, *, as_json: bool) -> None:
     """Print a run's results: as one JSON object, or as the summary to read."""
     if as_json:
-        _output.emit_json({"run": str(folder), **dataclasses.asdict(result)})
+        from tunesmith.reports import usage
+
+        following = [command.line for command in usage.next_commands(result, folder)]
+        _output.emit_json({"run": str(folder), **dataclasses.asdict(result), "next": following})
         return
     from tunesmith.reports import summary
 

@@ -115,8 +115,9 @@ class _Rows:
         change = np.zeros(len(ids) + 1, dtype=np.int8)
         np.add.at(change, borders[::2], 1)
         np.subtract.at(change, borders[1::2], 1)
-        labels = np.where(np.cumsum(change[:-1], dtype=np.int8) > 0, ids, np.int32(IGNORED))
-        return TokenTable(input_ids=ids, labels=labels.astype(np.int32), offsets=offsets_of(self._columns.lengths()))
+        learnt = np.cumsum(change, dtype=np.int8, out=change)[:-1] > 0
+        labels = np.where(learnt, ids, np.int32(IGNORED))
+        return TokenTable(input_ids=ids, labels=labels, offsets=offsets_of(self._columns.lengths()))
 
 
 class _Locator:

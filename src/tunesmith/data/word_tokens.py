@@ -58,7 +58,8 @@ class WordTokens:
         specials = sorted(tokens.special_texts, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, specials)) + ")" if specials else r"(?!)")
         self._starts = _Known(tokens, "")
-        self._words = _Known(tokens, " ")
+        self._words = _KnownPlain(tokens, " ")
+        self._others = _Known(tokens, " ")
 
     def agrees(self, texts: Sequence[str]) -> bool:
         """Whether the way by words gives the very tokens of the plain way for a sample of the texts."""
@@ -80,11 +81,14 @@ class WordTokens:
 
     def _encode_part(self, part: str) -> list[int]:
         """The token ids of a text without special tokens."""
-        words = part.split(" ")
-        if words != part.split():
-            words = _BETWEEN_WORDS.split(part)
-        first, *others = words
-        return list(chain(self._starts[first], chain.from_iterable(map(self._words.__getitem__, others))))
+        first, *words = part.split(" ")
+        try:
+            if not words or (first and not first[-1].isspace()):
+                return [*self._starts[first], *chain.from_iterable(map(self._words.__getitem__, words))]
+        except KeyError:  # one with white space at its edge
+            pass
+        first, *words = _BETWEEN_WORDS.split(part)
+        return [*self._starts[first], *chain.from_iterable(map(self._others.__getitem__, words))]
 
 
 class _Known(dict[str, list[int]]):
@@ -99,6 +103,15 @@ class _Known(dict[str, list[int]]):
             self.clear()
         ids = self[word] = self._engine.encode(self._before + word, add_special_tokens=False).ids
         return ids
+
+
+class _KnownPlain(_Known):
+    """Token ids of words that have no white space at their edges; others are a KeyError."""
+
+    def __missing__(self, word: str) -> list[int]:
+        if not word or word[0].isspace() or word[-1].isspace():
+            raise KeyError(word)
+        return super().__missing__(word)
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:
