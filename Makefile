@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test test-all soak bench bench-quick learning perplexity docs new-method
+.PHONY: help setup demo check fix test test-all soak bench bench-quick bench-qlora learning perplexity docs new-method
 
 help:  ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: setup  ## side by side with peers, each in its own environment
 
 bench-quick: setup  ## the same in 3 minutes; nothing is kept
 	$(BIN)/python -m benchmarks.run --quick
+
+bench-qlora: setup  ## the same over a base in four bits, beside PEFT with bitsandbytes
+	$(BIN)/python -m benchmarks.run --contestants peft-qlora,tunesmith-qlora
 
 perplexity: setup  ## what storing weights in few bits costs, and the figure of docs/quantisation.md
 	$(BIN)/python -m benchmarks.quantisation

@@ -1,3 +1,5 @@
+import pytest
+
 from benchmarks import contestants, launch
 
 
@@ -14,7 +16,16 @@ def test_the_tuned_peer_gets_its_allocator():
     assert found.items() >= contestants.TUNED_ALLOCATOR.items()
 
 
-def test_usual_contestants_exist_and_the_reference_is_plain():
+def test_usual_contestants_exist_and_the_references_are_plain():
     assert set(contestants.USUAL) <= contestants.CONFIGURATIONS.keys()
     reference = contestants.CONFIGURATIONS[contestants.reference_of(contestants.USUAL)]
     assert (reference.precision, reference.order, reference.variables) == ("float32", "given", {})
+    for bits, name in contestants.REFERENCES.items():
+        assert contestants.CONFIGURATIONS[name].base_bits == bits
+        assert contestants.CONFIGURATIONS[name].module == "peft"
+
+
+def test_losses_over_different_bases_are_not_compared():
+    assert contestants.reference_of(["tunesmith-qlora"]) == "peft-qlora"
+    with pytest.raises(ValueError, match="measure them apart"):
+        contestants.reference_of(["tunesmith", "tunesmith-qlora"])

@@ -112,7 +112,6 @@ class _Bits(QuantizationConfigMixin):
         self.quant_method, self.bits = _NAME, bits  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@register_quantizer(_NAME)
 class _WhileLoading(HfQuantizer):
     """Turns every weight of the body into few bits, as soon as it is read."""
 
@@ -132,6 +131,9 @@ class _WhileLoading(HfQuantizer):
     @property
     def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         return True
+
+
+register_quantizer(_NAME)(_WhileLoading)
 
 
 class _Quantize(ConversionOps):
