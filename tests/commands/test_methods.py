@@ -59,7 +59,7 @@ def test_a_second_look_at_eight_billion_takes_a_second(tunesmith_run, eight_bill
 
 def test_one_is_explained(tunesmith_run, eight_billion):
     shown = tunesmith_run("methods", "pfeiffer", "--model", eight_billion).out
-    assert shown.index("pfeiffer, a preset of adapter") < shown.index("behind:") < shown.index("reduction = 16")
+    assert shown.index("pfeiffer, a preset of adapter") < shown.index("output: h' = h") < shown.index("reduction = 16")
     assert "https://arxiv.org/abs/2005.00247" in shown
     assert "The width as a share of the hidden size" in shown
     assert "67,248,128" in shown
