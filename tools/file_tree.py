@@ -10,7 +10,9 @@ import ast
 import sys
 from pathlib import Path
 
-START, END = "<!-- file tree -->", "<!-- end of file tree -->"
+from section import Section, print_or_write
+
+SECTION = Section("file tree")
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tunesmith"
 _COLUMN = 26
@@ -29,9 +31,7 @@ def written(text: str) -> str:
     Raises:
         ValueError: If a marker is missing.
     """
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n```text\n{tree()}\n```\n{END}{after}"
+    return SECTION.put(text, f"```text\n{tree()}\n```")
 
 
 def _lines(folder: Path, depth: int) -> list[str]:
@@ -67,11 +67,7 @@ def _first_comment(path: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """Print the tree, or write it into the files named."""
-    if not arguments:
-        print(tree())
-    for name in arguments:
-        path = Path(name)
-        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+    print_or_write(arguments, tree, written)
 
 
 if __name__ == "__main__":

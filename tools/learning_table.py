@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from section import Section
 from tunesmith.planning import catalogue
 from tunesmith.quantity import format_bytes, format_seconds
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "learning.json"
 FIGURE = "learning.svg"
-START, END = "<!-- learnt -->", "<!-- end of learnt -->"
+SECTION = Section("learnt")
 REFERENCE = 0.801
 """Accuracy of TF-IDF with logistic regression on the film reviews: what needs no pre-trained model."""
 TITLES = {"reviews": "Film reviews: accuracy", "instructions": "Instructions: perplexity (less is better)"}
@@ -50,9 +51,7 @@ def written(text: str, records: list[Record]) -> str:
     Raises:
         ValueError: If a marker is missing.
     """
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{section(records)}\n{END}{after}"
+    return SECTION.put(text, section(records))
 
 
 def _how(records: list[Record]) -> str:

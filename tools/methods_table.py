@@ -6,16 +6,16 @@ python tools/methods_table.py docs/methods.md    write it between the markers
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from transformers import BertConfig, LlamaConfig
 
+from section import Section, print_or_write
 from tunesmith.errors import InputError
 from tunesmith.planning import catalogue, parameters
 from tunesmith.planning.catalogue import Entry
 from tunesmith.planning.parameters import Count
 
-START, END = "<!-- methods -->", "<!-- end of methods -->"
+SECTION = Section("methods")
 _SMOLLM2 = LlamaConfig(
     hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
     vocab_size=49152, tie_word_embeddings=True,
@@ -38,9 +38,7 @@ def written(text: str) -> str:
     Raises:
         ValueError: If a marker is missing.
     """
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{table()}\n{END}{after}"
+    return SECTION.put(text, table())
 
 
 def _row(entry: Entry, counts: list[Count | InputError]) -> str:
@@ -54,11 +52,7 @@ def _row(entry: Entry, counts: list[Count | InputError]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Print the table, or write it into the files named."""
-    if not arguments:
-        print(table())
-    for name in arguments:
-        path = Path(name)
-        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+    print_or_write(arguments, table, written)
 
 
 if __name__ == "__main__":

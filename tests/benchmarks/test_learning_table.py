@@ -1,22 +1,16 @@
-import importlib.util
+import importlib
 import itertools
 import re
 from types import ModuleType
 
 import pytest
 
-from source_tree import ROOT
 from tunesmith.planning import catalogue
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("learning_table", ROOT / "tools" / "learning_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("learning_table")
 
 
 def record(method: str, task: str = "reviews", after: float = 0.85, other_cores: float = 0.0) -> dict[str, object]:
