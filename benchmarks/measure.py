@@ -47,6 +47,8 @@ class Contestant(ABC):
 
     packages: tuple[str, ...]
     """Distributions whose versions are recorded."""
+    worker_bytes = 0
+    """The most memory that processes it started held while it trained, besides what they share with this one."""
 
     @abstractmethod
     def load(self, job: jobs.Job) -> None:
@@ -83,7 +85,7 @@ def _train(contestant: Contestant, job: jobs.Job, measurement: jobs.Measurement)
     log = StepLog()
     log.start()
     contestant.train(rows, job, log)
-    measurement.train_peak_bytes = process_memory.status_bytes("VmHWM")
+    measurement.train_peak_bytes = process_memory.status_bytes("VmHWM") + contestant.worker_bytes
     measurement.end_anonymous_bytes = process_memory.status_bytes("RssAnon")
     measurement.end_file_bytes = process_memory.status_bytes("RssFile")
     measurement.step_seconds, measurement.losses = log.step_seconds, log.losses

@@ -46,16 +46,16 @@ def _after_losses(step: int, count: int, change) -> None:
     real = loop.take_step
     done = 0
 
-    def take_step(forward, *arguments):
+    def take_step(learner, *arguments):
         nonlocal done
         done += 1
         if not step <= done < step + count:
-            return real(forward, *arguments)
-        kind = type(forward)
+            return real(learner, *arguments)
+        kind = type(learner.forward)
         honest = kind.loss
         kind.loss = lambda self, batch: change(honest(self, batch))
         try:
-            return real(forward, *arguments)
+            return real(learner, *arguments)
         finally:
             kind.loss = honest
 

@@ -91,6 +91,7 @@ class Tunesmith(measure.Contestant):
                 loop = Loop(self.forward, table, optimizer, plan, NoKeeper(), metrics, Reporter(log))
                 log.start()
                 loop.run()
+                self.worker_bytes = loop.learner.worker_bytes
             for line in Path(scratch, FILE_NAME).read_text().splitlines():
                 record = json.loads(line)
                 if record["kind"] == "step":
@@ -124,6 +125,7 @@ class Tunesmith(measure.Contestant):
             num_parameters=self.model.num_parameters(),
             device=CPU.type,
             num_validation_rows=0,
+            num_processors=torch.get_num_threads(),
         )
 
 

@@ -61,6 +61,10 @@ class TrainingDiverged(TunesmithError):
     """A loss or gradient was not finite; the weights are those of the last good step."""
 
 
+class WorkerLost(TunesmithError):
+    """A process that shared the work failed or was ended from outside; the last checkpoint is untouched."""
+
+
 class Interrupted(TunesmithError):
     """A signal asked the run to stop; everything is saved."""
 

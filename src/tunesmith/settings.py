@@ -80,7 +80,7 @@ class TrainingSettings:
     rows_per_step: Count | None = None
     """Rows that one optimizer step learns from. Default: by task."""
     tokens_per_pass: Count | None = None
-    """Most tokens computed at once; smaller needs less memory and changes nothing else."""
+    """Most tokens computed at once by each worker; smaller needs less memory and changes nothing else."""
     learning_rate: Positive | None = None
     """Peak learning rate. Default: by method and model size."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -107,6 +107,8 @@ class TrainingSettings:
     """The same seed gives the same run."""
     threads: Count | None = None
     """CPU threads. Default: one per core."""
+    workers: Count | None = None
+    """Processes that share a step's rows on a CPU, one thread each. Default: one per thread, where it pays."""
     model_dropout: Literal["on", "off"] = "off"
     """Use the dropout that the model was pre-trained with, too; a method's own dropout is a setting of the method."""
     fast_paths: Literal["on", "off"] = "on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
@@ -29,17 +30,17 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def undisturbed(server, bench, tmp_path_factory):
-    """The run to compare with, by method; made when first asked for."""
+    """The run to compare with, by its command line; made when first asked for."""
     made: dict[str, Undisturbed] = {}
 
-    def make(method: str, words: list[str]) -> Undisturbed:
-        if method not in made:
-            parent = tmp_path_factory.mktemp(f"undisturbed-{method}")
+    def make(words: list[str]) -> Undisturbed:
+        if (line := " ".join(words)) not in made:
+            parent = tmp_path_factory.mktemp("undisturbed")
             start = time.monotonic()
             child = server.run(words, parent, fault=SLOW)
             assert child.code == 0, child.err
-            made[method] = Undisturbed(parent / "run", time.monotonic() - start)
-        return made[method]
+            made[line] = Undisturbed(parent / "run", time.monotonic() - start)
+        return made[line]
 
     return make
 
@@ -96,9 +97,10 @@ def _test(server: Server, words: list[str], whole: Undisturbed, folder: Path, fr
     return num_killed
 
 
-def test_three_kills(server, undisturbed, fit_words, tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_three_kills(server, undisturbed, fit_words, tmp_path, workers):
     """At random moments within a step or a save, each further on than the one before."""
-    words, draw = fit_words("run"), random.Random(3)
+    words, draw = fit_words("run", "--workers", workers), random.Random(3)
     for step in (2, 5, 9):
         child = server.start(_next(words, tmp_path), tmp_path, fault=SLOW)
         child.wait_for(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
@@ -107,14 +109,14 @@ def test_three_kills(server, undisturbed, fit_words, tmp_path):
         assert child.wait() == -signal.SIGKILL
     child = server.run(_next(words, tmp_path), tmp_path, fault=SLOW)
     assert child.code == 0, child.err
-    _assert_same(tmp_path / "run", undisturbed("lora", words).folder, "lora")
+    _assert_same(tmp_path / "run", undisturbed(words).folder, "lora")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_ten_kills_each(server, undisturbed, fit_words, tmp_path, method):
     words = fit_words("run", method=method)
-    whole = undisturbed(method, words)
+    whole = undisturbed(words)
     draw, num_killed, attempt = random.Random(f"ten {method}"), 0, 0
     while num_killed < 10:
         attempt += 1
@@ -124,19 +126,18 @@ def test_ten_kills_each(server, undisturbed, fit_words, tmp_path, method):
 
 @pytest.mark.soak
 def test_three_hundred_kills(server, undisturbed, fit_words, tmp_path):
-    whole = {method: undisturbed(method, fit_words("run", method=method)) for method in WEIGHTS}
     draw, num_killed, attempt = random.Random("soak"), 0, 0
     while num_killed < 300:
         attempt += 1
         assert attempt < 1000
         method = draw.choice(list(WEIGHTS))
         fractions = [draw.random() for _ in range(draw.randint(1, 8))]
-        words = fit_words("run", method=method)
-        num_killed += _test(server, words, whole[method], tmp_path / str(attempt), fractions, method)
+        words = fit_words("run", "--workers", draw.choice("12"), method=method)
+        num_killed += _test(server, words, undisturbed(words), tmp_path / str(attempt), fractions, method)
 
 
 def test_killed_before_its_first_checkpoint(server, undisturbed, fit_words, tmp_path):
-    words, flag = fit_words("run"), tmp_path / "flag"
+    words, flag = fit_words("run", "--workers", "1"), tmp_path / "flag"
     child = server.start(words, tmp_path, fault=("wait_in", "runs.baseline", "score", str(flag)))
     child.wait_for(flag)
     child.send(signal.SIGKILL)
@@ -147,4 +148,19 @@ def test_killed_before_its_first_checkpoint(server, undisturbed, fit_words, tmp_
     child = server.run(["resume", "run"], tmp_path)
     assert child.code == 0, child.err
     assert "going on after" not in child.err
-    _assert_same(tmp_path / "run", undisturbed("lora", words).folder, "lora")
+    _assert_same(tmp_path / "run", undisturbed(words).folder, "lora")
+
+
+def test_a_worker_that_is_killed_ends_the_run_and_costs_nothing(server, undisturbed, fit_words, tmp_path):
+    words, flag = fit_words("run", "--workers", "2"), tmp_path / "flag"
+    child = server.start(words, tmp_path, fault=("wait_at_step", "4", str(flag)))
+    child.wait_for(flag)
+    (worker,) = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    flag.unlink()
+    assert child.wait() == 1
+    assert f"Worker process {worker} was ended from outside" in child.err
+    assert RunResult.load(tmp_path / "run").status == "failed"
+    child = server.run(["resume", "run"], tmp_path)
+    assert child.code == 0, child.err
+    _assert_same(tmp_path / "run", undisturbed(words).folder, "lora")

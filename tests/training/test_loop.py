@@ -22,6 +22,7 @@ from tunesmith.model.forward import PackedForward
 from tunesmith.training import loop as loop_module
 from tunesmith.training.log import FILE_NAME, MetricsLog
 from tunesmith.training.loop import Evaluation, Loop, Plan, State
+from tunesmith.training.step import Learner
 
 SHORT = replace(PLAN, num_steps=4)
 
@@ -153,7 +154,7 @@ class BadSometimes(PackedForward):
 def _bad_loop(folder: Path, bad: tuple[int, ...]) -> Loop:
     loop = tiny_runs.loop(folder, replace(PLAN, tokens_per_pass=1000), method=LoRA(rank=2))
     BadSometimes.count, BadSometimes.bad = 0, bad
-    loop.forward = BadSometimes(loop.forward.model)
+    loop.learner = Learner(BadSometimes(loop.forward.model), loop.optimizer)
     return loop
 
 

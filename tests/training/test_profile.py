@@ -22,6 +22,7 @@ from tunesmith.model.forward import PackedForward
 from tunesmith.training import profile
 from tunesmith.training.loop import batches_of
 from tunesmith.training.profile import NUM_STEPS, WARM_UP, StepCounter, StepTimer
+from tunesmith.training.step import Learner
 
 
 def _timed(folder: Path, num_steps: int) -> StepTimer:
@@ -40,7 +41,7 @@ def test_the_parts_add_up_to_the_step(tmp_path: Path, monkeypatch: pytest.Monkey
     timer = StepTimer()
     loop.measuring = timer.measuring
     loop.run()
-    passes_of_step = len(batches_of(loop.table, Order(len(loop.table), 3, PLAN.seed).rows(2), 20, torch.device("cpu")))
+    passes_of_step = len(batches_of(loop.table, Order(len(loop.table), 3, PLAN.seed).rows(2), PLAN, torch.device("cpu")))
     one_each = float(passes_of_step)
     assert timer.steps[2] == {
         "data": 1.0,
@@ -72,7 +73,7 @@ def test_no_hook_stays(tmp_path: Path):
 def _counted(method: Full | LoRA, num_tokens: int = 12) -> tuple[StepCounter, PreTrainedModel]:
     forward, optimizer = tiny_runs.attached(method)
     counter = StepCounter()
-    counter.count(forward, [_batch(num_tokens)], optimizer)
+    counter.count(Learner(forward, optimizer), [_batch(num_tokens)])
     return counter, forward.model
 
 
@@ -127,7 +128,7 @@ def test_what_is_kept_is_counted_once_and_by_hand():
     """relu keeps its result, (tokens, vocabulary) in float32; the product before it, the view and the states do not count."""
     forward, optimizer = tiny_runs.attached(Full(), kind=Rectified)
     counter = StepCounter()
-    counter.count(forward, [_batch(7), _batch(20), _batch(5)], optimizer)
+    counter.count(Learner(forward, optimizer), [_batch(7), _batch(20), _batch(5)])
     kept = 20 * forward.model.config.vocab_size * 4
     scalars = 4 * 8  # the loss and what it was divided by
     assert kept <= counter.kept_bytes <= kept + scalars
@@ -136,7 +137,7 @@ def test_what_is_kept_is_counted_once_and_by_hand():
 def test_counting_moves_nothing():
     forward, optimizer = tiny_runs.attached(LoRA(rank=2, dropout=0.2))
     before = {name: t.clone() for name, t in optimizer.state().items()}
-    StepCounter().count(forward, [_batch(12)], optimizer)
+    StepCounter().count(Learner(forward, optimizer), [_batch(12)])
     assert tiny_runs.same(optimizer.state(), before)
     assert optimizer.gradient_norm() == 0.0
 

@@ -19,7 +19,7 @@ from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
 from tunesmith.strategy import Strategy
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Update, accumulate, take_step
+from tunesmith.training.step import Learner, Pass, Update, take_step
 
 
 def _cut(table: TokenTable, rows_per_pass: int) -> list[Batch]:
@@ -27,7 +27,7 @@ def _cut(table: TokenTable, rows_per_pass: int) -> list[Batch]:
 
 
 def _accumulated(forward: Forward, optimizer: FlatAdamW, batches: list[Batch]) -> tuple[float, Tensor]:
-    loss = accumulate(forward, batches, optimizer, [0] * len(batches))
+    loss = Learner(forward, optimizer).accumulate([Pass(batch, 0) for batch in batches])
     gradients = torch.cat([group.gradients for group in optimizer._groups]).clone()
     optimizer.forget()
     return loss, gradients
@@ -58,7 +58,7 @@ def test_the_loss_is_the_mean_over_targets():
     table = tiny_runs.language_table()
     forward, optimizer = tiny_runs.attached(Full())
     each = torch.cat([forward.target_losses(batch) for batch in _cut(table, 1)])
-    result = take_step(forward, _cut(table, 2), optimizer, Update(0.0, 1.0, [0] * 4))
+    result = take_step(Learner(forward, optimizer), _cut(table, 2), Update(0.0, 1.0, [0] * 4))
     assert result.loss == pytest.approx(each.mean().item(), rel=1e-6)
     assert result.num_targets == len(each) == table.num_labelled
     assert result.num_tokens == table.num_tokens
@@ -83,7 +83,7 @@ def test_dropout_follows_the_seed_of_each_pass():
     batches = _cut(table, 4)
 
     def gradients(seeds: list[int]) -> Tensor:
-        accumulate(forward, batches, optimizer, seeds)
+        Learner(forward, optimizer).accumulate([Pass(*one) for one in zip(batches, seeds, strict=True)])
         found = torch.cat([group.gradients for group in optimizer._groups]).clone()
         optimizer.forget()
         return found
@@ -100,7 +100,7 @@ def test_a_long_gradient_is_clipped_and_a_short_one_is_not():
     moments = []
     for clip in (1e9, 1e-3):
         forward, optimizer = tiny_runs.attached(Full())
-        result = take_step(forward, _cut(table, 8), optimizer, Update(0.01, clip, [0]))
+        result = take_step(Learner(forward, optimizer), _cut(table, 8), Update(0.01, clip, [0]))
         assert result.gradient_norm > 1e-3, "the norm told is that before clipping"
         state = optimizer.state()
         lengths = [state[f"{i}.exp_avg"].norm().item() / 0.1 for i in range(len(optimizer._groups))]
@@ -134,9 +134,9 @@ UPDATE = Update(0.01, 1.0, [0, 0])
 def test_a_loss_that_is_not_finite_changes_nothing(method: Full | LoRA, factor: float):
     batches = _cut(tiny_runs.language_table(), 4)
     forward, optimizer = tiny_runs.attached(method)
-    take_step(forward, batches, optimizer, UPDATE)  # so that there are moments to spoil
+    take_step(Learner(forward, optimizer), batches, UPDATE)  # so that there are moments to spoil
     before = _state(forward, optimizer)
-    result = take_step(Bad(forward.model, factor=factor), batches, optimizer, UPDATE)
+    result = take_step(Learner(Bad(forward.model, factor=factor), optimizer), batches, UPDATE)
     assert not result.is_finite
     assert tiny_runs.same(_state(forward, optimizer), before)
     _goes_on_as_if_nothing_had_happened(forward, optimizer, method, batches)
@@ -150,11 +150,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, stored: torch
     names = {n: stored for n, _ in model.named_parameters()}
     optimizer = FlatAdamW(model.named_parameters(), 0.01, names)
     forward = PackedForward(model)
-    take_step(forward, batches, optimizer, UPDATE)
+    take_step(Learner(forward, optimizer), batches, UPDATE)
     before = _state(forward, optimizer)
     weight = model.get_parameter("model.layers.1.mlp.up_proj.weight")
     handle = weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([3]), bad))
-    result = take_step(forward, batches, optimizer, UPDATE)
+    result = take_step(Learner(forward, optimizer), batches, UPDATE)
     handle.remove()
     assert np.isfinite(result.loss)
     assert not np.isfinite(result.gradient_norm)
@@ -166,10 +166,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, stored: torch
 def _goes_on_as_if_nothing_had_happened(
     forward: Forward, optimizer: FlatAdamW, method: Full | LoRA, batches: list[Batch]
 ) -> None:
-    take_step(forward, batches, optimizer, UPDATE)
+    take_step(Learner(forward, optimizer), batches, UPDATE)
     other, other_optimizer = tiny_runs.attached(method)
     for _ in range(2):
-        take_step(other, batches, other_optimizer, UPDATE)
+        take_step(Learner(other, other_optimizer), batches, UPDATE)
     assert tiny_runs.same(_state(forward, optimizer), _state(other, other_optimizer))
 
 
@@ -199,11 +199,11 @@ def test_a_strategys_penalty_is_added_once_however_many_passes():
     for rows_per_pass in (8, 1):
         forward, optimizer = tiny_runs.attached(Full())
         batches = _cut(table, rows_per_pass)
-        take_step(forward, batches, optimizer, Update(0.01, 1e9, [0] * len(batches)), [Shrink(strength=0.1)])
+        take_step(Learner(forward, optimizer), batches, Update(0.01, 1e9, [0] * len(batches)), [Shrink(strength=0.1)])
         moments.append(optimizer.state()["0.exp_avg"])
     torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-7)
     forward, optimizer = tiny_runs.attached(Full())
-    take_step(forward, _cut(table, 8), optimizer, Update(0.01, 1e9, [0]))
+    take_step(Learner(forward, optimizer), _cut(table, 8), Update(0.01, 1e9, [0]))
     assert not torch.allclose(moments[0], optimizer.state()["0.exp_avg"], rtol=1e-3)
 
 
@@ -211,7 +211,7 @@ def test_strength_zero_is_bitwise_none():
     results = []
     for strategies in ([], [Shrink(strength=0.0)]):
         forward, optimizer = tiny_runs.attached(LoRA(rank=2))
-        take_step(forward, _cut(tiny_runs.language_table(), 4), optimizer, UPDATE, strategies)
+        take_step(Learner(forward, optimizer), _cut(tiny_runs.language_table(), 4), UPDATE, strategies)
         results.append(_state(forward, optimizer))
     assert tiny_runs.same(*results)
 
@@ -220,6 +220,6 @@ def test_strength_zero_is_bitwise_none():
 def test_a_strategy_sees_good_steps_only(strength: float, calls: int):
     forward, optimizer = tiny_runs.attached(LoRA(rank=2))
     before, strategy = tiny_runs.weights(forward.model), Shrink(strength=strength)
-    result = take_step(forward, _cut(tiny_runs.language_table(), 4), optimizer, UPDATE, [strategy])
+    result = take_step(Learner(forward, optimizer), _cut(tiny_runs.language_table(), 4), UPDATE, [strategy])
     assert (strategy.calls, result.is_finite) == (calls, bool(calls))
     assert tiny_runs.same(tiny_runs.weights(forward.model), before) == (not calls)

@@ -10,14 +10,32 @@ from tunesmith.data.table import IGNORED, TokenTable
 from tunesmith.model.batch import Batch
 
 
-def passes(table: TokenTable, rows: Sequence[int] | NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:
-    """The rows in as few groups of at most `tokens_per_pass` tokens as first-fit-decreasing finds; a longer row stands alone.
+def passes(
+    table: TokenTable, rows: Sequence[int] | NDArray[np.int64], tokens_per_pass: int, num_processes: int = 1
+) -> list[NDArray[np.int64]]:
+    """The rows in few groups of at most `tokens_per_pass` tokens, as even as can be for each of several processes.
 
-    Every row is in exactly one group. A sum over groups equals the sum over rows, so the grouping changes
-    memory and speed, and nothing else.
+    A longer row stands alone. Every row is in exactly one group. A sum over groups equals the sum over rows, so the
+    grouping changes memory and speed, and nothing else.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    return [np.sort(rows[group]) for group in _first_fit_decreasing(table.lengths[rows], tokens_per_pass)]
+    lengths = table.lengths[rows]
+    return [
+        np.sort(rows[share[group]])
+        for share in even_groups(lengths, num_processes)
+        for group in _first_fit_decreasing(lengths[share], tokens_per_pass)
+    ]
+
+
+def even_groups(lengths: NDArray[np.int64], num_groups: int) -> list[NDArray[np.int64]]:
+    """Which of the lengths go together so that the sums are about equal: longest first, each to the smallest sum so far."""
+    groups: list[list[int]] = [[] for _ in range(num_groups)]
+    totals = [0] * num_groups
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        smallest = totals.index(min(totals))
+        groups[smallest].append(index)
+        totals[smallest] += int(lengths[index])
+    return [np.array(group, dtype=np.int64) for group in groups]
 
 
 def common_passes(

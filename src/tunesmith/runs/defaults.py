@@ -8,6 +8,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import torch
+
 from tunesmith.method import Method
 from tunesmith.settings import TrainingSettings
 from tunesmith.training.loop import Plan
@@ -16,6 +18,8 @@ from tunesmith.training.schedule import Schedule, warmup_steps
 SMALL_MODEL = 200_000_000  # parameters; below it every method takes its higher rate
 _ROWS_PER_STEP = {"chat": 8, "text": 8, "classification": 32, "seq2seq": 16}
 _TOKENS_PER_PASS = {"cpu": 1024, "cuda": 16384}
+_MIN_TOKENS_PER_PASS = 512  # of each of several processes; below it the products of matrices are slower
+_MAX_WORKER_GRADIENTS = 256 * 2**20  # bytes; every process has gradients of its own
 _MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
 _EPOCHS = {"chat": 2.0, "text": 2.0, "classification": 2.0, "seq2seq": 3.0}
 _MAX_EPOCHS = 5.0
@@ -32,6 +36,8 @@ class Facts:
     num_parameters: int
     device: str
     num_validation_rows: int
+    num_processors: int
+    """How many processes can compute at the same time."""
 
 
 def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> TrainingSettings:
@@ -40,14 +46,25 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
     rows_per_step = min(settings.rows_per_step or _ROWS_PER_STEP[facts.task], facts.num_rows)
     steps_per_epoch = -(-facts.num_rows // rows_per_step)
     wanted = max(_EPOCHS[facts.task], min(_MAX_EPOCHS, _MIN_STEPS / steps_per_epoch))
+    workers = settings.workers or min(rows_per_step, _most_workers(method, facts))
+    at_once = max(_TOKENS_PER_PASS[facts.device] // workers, _MIN_TOKENS_PER_PASS)
     return dataclasses.replace(
         settings,
         epochs=settings.epochs or (settings.steps / steps_per_epoch if settings.steps else float(round(wanted))),
         rows_per_step=rows_per_step,
-        tokens_per_pass=max(settings.tokens_per_pass or _TOKENS_PER_PASS[facts.device], 1),
+        tokens_per_pass=settings.tokens_per_pass or at_once,
+        workers=workers,
         learning_rate=settings.learning_rate or (method.learning_rate_small if small else method.learning_rate),
         weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,
     )
+
+
+def _most_workers(method: Method, facts: Facts) -> int:
+    """Processes that there are processors for, and memory for the gradients of each."""
+    if not method.trains_base_weights:
+        return facts.num_processors
+    gradient_bytes = facts.num_parameters * torch.float32.itemsize
+    return min(facts.num_processors, 1 + _MAX_WORKER_GRADIENTS // gradient_bytes)
 
 
 def plan(settings: TrainingSettings, num_rows: int) -> Plan:
@@ -78,4 +95,5 @@ def plan(settings: TrainingSettings, num_rows: int) -> Plan:
         max_seconds=settings.max_time,
         seed=settings.seed,
         model_dropout=settings.model_dropout == "on",
+        num_processes=settings.workers or 1,
     )

@@ -116,7 +116,7 @@ def _complete(result: RunResult, session: Session, began: Began) -> None:
     """Fill in what was warned of and what it took."""
     result.warnings = list(dict.fromkeys([*result.warnings, *session.watch.warnings]))
     if result.cost is not None:
-        peak = memory.peak_bytes()
+        peak = memory.peak_bytes() + session.worker_bytes
         result.cost = replace(
             result.cost,
             total_seconds=time.monotonic() - began.seconds,
@@ -167,6 +167,7 @@ def made_ready(session: Session, place: Place, result: RunResult, signals: Signa
         try:
             yield loop, keeper
         finally:
+            session.worker_bytes = loop.learner.worker_bytes
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
 
 

@@ -6,6 +6,8 @@ import statistics
 import time
 from dataclasses import dataclass
 
+import torch
+
 from tunesmith.data.order import Order
 from tunesmith.data.pack import pack, passes
 from tunesmith.model import anatomy
@@ -13,7 +15,8 @@ from tunesmith.runs.session import Session
 from tunesmith.training import memory
 from tunesmith.training.loop import Plan, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import accumulate
+from tunesmith.training.step import Learner, Pass
+from tunesmith.training.workers import threads
 
 MAX_TRIALS = 3
 TRIAL_SECONDS = 0.5  # no further trial when they have taken as long
@@ -33,17 +36,18 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     """Time the largest pass of the first step and scale it to all tokens; the weights do not move."""
     table, device = session.data.train.tokens, anatomy.device_of(session.model)
     rows = Order(len(table), plan.rows_per_step, plan.seed).rows(0)
-    group = max(passes(table, rows, plan.tokens_per_pass), key=lambda g: int(table.lengths[g].sum()))
+    group = max(passes(table, rows, plan.tokens_per_pass, plan.num_processes), key=lambda g: int(table.lengths[g].sum()))
     enter_training_mode(session.model, plan)
     batch, shortest = pack(table, group).to(device), pack(table, group[[table.lengths[group].argmin()]]).to(device)
-    accumulate(session.forward, [shortest], optimizer, [0])  # warms up
-    durations: list[float] = []
-    while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
-        start = time.perf_counter()
-        accumulate(session.forward, [batch], optimizer, [0])
-        durations.append(time.perf_counter() - start)
+    learner, durations = Learner(session.forward, optimizer), []
+    with threads(1 if plan.num_processes > 1 else torch.get_num_threads()):
+        learner.accumulate([Pass(shortest, 0)])  # warms up
+        while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
+            start = time.perf_counter()
+            learner.accumulate([Pass(batch, 0)])
+            durations.append(time.perf_counter() - start)
     optimizer.forget()
-    per_token = statistics.median(durations) / batch.num_real_tokens
+    per_token = statistics.median(durations) / batch.num_real_tokens / plan.num_processes
     epochs = plan.num_steps * plan.rows_per_step / len(table)
     num_evaluations = plan.num_steps / plan.evaluate_every
     forward_share = 0.4  # of a step's time that its forward pass takes

@@ -14,6 +14,7 @@ from tunesmith.training.laps import unmeasured
 from tunesmith.training.loop import Plan, batches_of, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.profile import PARTS, StepCounter, StepTimer
+from tunesmith.training.step import Learner
 
 if TYPE_CHECKING:
     from tunesmith.runs.session import Session
@@ -49,8 +50,8 @@ class Profiler:
         typical = speeds[statistics.median_low(speeds)]
         enter_training_mode(session.model, plan)
         counter = StepCounter()
-        batches = batches_of(table, order.rows(typical), plan.tokens_per_pass, session.device)
-        counter.count(session.forward, batches, optimizer)
+        batches = batches_of(table, order.rows(typical), plan, session.device)
+        counter.count(Learner(session.forward, optimizer), batches)
         return StepProfile(
             step=typical + 1,
             num_timed=len(steps),

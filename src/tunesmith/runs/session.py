@@ -22,7 +22,7 @@ from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
 from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
-from tunesmith.training import memory, precision
+from tunesmith.training import memory, precision, workers
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.watch import Progress, Watch
 
@@ -64,6 +64,8 @@ class Session:
     model: PreTrainedModel = field(init=False)
     forward: forward.Forward = field(init=False)
     dtype: torch.dtype = field(init=False)
+    worker_bytes: int = 0
+    """The most memory that worker processes held while it trained, besides what they share with this one."""
     profiler: Profiler | Unprofiled = field(default_factory=Unprofiled)
 
     @property
@@ -81,6 +83,7 @@ class Session:
             num_parameters=self.source.num_parameters,
             device=self.device.type,
             num_validation_rows=len(data.validation.tokens),
+            num_processors=torch.get_num_threads() if workers.are_possible(self.device) else 1,
         )
         training = defaults.resolve(chosen.training, self.method, facts)
         self.settings = dataclasses.replace(
@@ -192,6 +195,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         recorder.warn(sentence)
     _require_held_out(data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _require_workers(chosen.training.workers, device)
     session = Session(chosen, source, data, method, device, recorder)
     session.decide()
     return session
@@ -208,6 +212,16 @@ def _require_frozen(base_bits: int, method: Method) -> None:
             f"--base-bits {base_bits} stores the base model's weights too coarsely to be trained, and {method.name!r} trains "
             "them. Use a method that adds weights of its own, such as --method qlora, or leave --base-bits out."
         )
+
+
+def _require_workers(num_processes: int | None, device: torch.device) -> None:
+    """Refuse to share the work where this cannot be done.
+
+    Raises:
+        SettingsError: If several processes are asked for.
+    """
+    if num_processes is not None and num_processes > 1 and not workers.are_possible(device):
+        raise SettingsError(f"--workers {num_processes} needs Linux and trains on the CPU only. Leave it out.")
 
 
 def _require_held_out(data: PreparedData) -> None:

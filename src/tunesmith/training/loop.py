@@ -23,12 +23,12 @@ from tunesmith.model import anatomy, surgery
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.strategy import Strategy
-from tunesmith.training import memory
+from tunesmith.training import memory, workers
 from tunesmith.training.laps import Measuring, unmeasured
 from tunesmith.training.log import MetricsLog
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.schedule import Schedule
-from tunesmith.training.step import StepResult, Update, take_step
+from tunesmith.training.step import Learner, StepResult, Update, take_step
 from tunesmith.watch import Progress, Watch
 
 MAX_BAD_STEPS = 3  # in a row, whose loss or gradient is not finite
@@ -55,6 +55,8 @@ class Plan:
     seed: int
     model_dropout: bool = False
     """Whether the base model's own dropout is on."""
+    num_processes: int = 1
+    """How many compute passes of a step at the same time."""
 
 
 @dataclass
@@ -120,6 +122,11 @@ class Loop:
     """Asked before and after every step; a reason means: save and stop now, to be resumed later."""
     measuring: Measuring = unmeasured
     """Told of every step where its parts end."""
+    learner: Learner = field(init=False)
+    """Who finds the gradients: this process, or several."""
+
+    def __post_init__(self) -> None:
+        self.learner = Learner(self.forward, self.optimizer)
 
     def run(self) -> State:
         """Train until the plan is done, the result no longer improves, time is up, or `should_stop` says so.
@@ -128,8 +135,10 @@ class Loop:
             TrainingDiverged: If loss or gradient stay infinite; the weights are those of the last good step.
         """
         self.begin()
-        while self.goes_on():
-            self._take_one()
+        enter_training_mode(self.forward.model, self.plan)  # before there are workers, which keep the model as it is
+        with workers.hired(self.plan.num_processes, self.learner) as self.learner:
+            while self.goes_on():
+                self._take_one()
         return self.state
 
     def begin(self) -> None:
@@ -173,9 +182,9 @@ class Loop:
         start = time.perf_counter()
         enter_training_mode(self.forward.model, self.plan)
         with self.measuring(self.state.step, self.forward.model) as laps:
-            batches = batches_of(self.table, self.next_rows, self.plan.tokens_per_pass, self._device)
+            batches = batches_of(self.table, self.next_rows, self.plan, self._device)
             laps.end("data")
-            result = take_step(self.forward, batches, self.optimizer, self.next_update(len(batches)), self.strategies, laps)
+            result = take_step(self.learner, batches, self.next_update(len(batches)), self.strategies, laps)
         self.record(result, time.perf_counter() - start)
 
     def record(self, result: StepResult, seconds: float) -> None:
@@ -212,7 +221,7 @@ class Loop:
     def _report(self, result: StepResult, rate: float, seconds: float) -> None:
         self._recent = [*self._recent, (result.num_tokens, seconds)][-SPEED_WINDOW:]
         speed = sum(n for n, _ in self._recent) / sum(s for _, s in self._recent)
-        resident = memory.resident_bytes()
+        resident = memory.resident_bytes() + self.learner.worker_bytes
         numbers = {
             "loss": result.loss,
             "learning_rate": rate,
@@ -271,9 +280,10 @@ class Loop:
         self._save(is_best=improved)
 
 
-def batches_of(table: TokenTable, rows: NDArray[np.int64], tokens_per_pass: int, device: torch.device) -> list[Batch]:
+def batches_of(table: TokenTable, rows: NDArray[np.int64], plan: Plan, device: torch.device) -> list[Batch]:
     """The rows of a step as packed batches, one a pass, where the model is."""
-    return [pack(table, group).to(device) for group in passes(table, rows, tokens_per_pass)]
+    groups = passes(table, rows, plan.tokens_per_pass, plan.num_processes)
+    return [pack(table, group).to(device) for group in groups]
 
 
 def enter_training_mode(model: nn.Module, plan: Plan) -> None:

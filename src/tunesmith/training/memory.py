@@ -9,6 +9,7 @@ import torch
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's mallopt
 _STATUS = Path("/proc/self/status")
+_PAGES = Path("/proc/self/smaps_rollup")
 
 
 def resident_bytes() -> int:
@@ -26,13 +27,24 @@ def peak_bytes() -> int:
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def shared_bytes() -> int:
+    """Memory that this process holds together with others, as a forked process does with what it was given."""
+    return sum(size for field, size in _sizes(_PAGES).items() if field in ("Shared_Clean", "Shared_Dirty"))
+
+
 def _status(field: str) -> int | None:
     """A size from Linux's process status, None where there is none."""
+    return _sizes(_STATUS).get(field)
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """The sizes that a file of Linux's process information tells, none where there is no such file."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+        return {}
+    fields = (line.partition(":") for line in lines if line.endswith(" kB"))
+    return {name: int(text.split()[0]) * 1024 for name, _, text in fields}
 
 
 def give_back() -> None:

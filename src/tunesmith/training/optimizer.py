@@ -4,8 +4,8 @@ Every trained parameter becomes a view of a flat float32 buffer and so does its 
 the update and the zeroing are one operation each. A parameter stored in fewer bits keeps its float32 master in the buffer.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,24 @@ class _Group:
     parameters: list[nn.Parameter]
     values: nn.Parameter
     gradients: Tensor
-    low_precision: list[tuple[nn.Parameter, Tensor, Tensor]]
-    """(parameter, its master, its gradient's sum) for those that are not float32 themselves."""
-    rate: float = 1.0
+    rate: float
     """What the learning rate is multiplied by."""
+    low_precision: list[tuple[nn.Parameter, Tensor, Tensor]] = field(default_factory=list)
+    """(parameter, its master, its gradient's sum) for those that are not float32 themselves."""
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """A buffer `(elements,)` as tensors of the parameters' shapes."""
+        pieces = buffer.split([p.numel() for p in self.parameters])
+        return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    def live_in(self, values: Tensor, gradients: Tensor) -> None:
+        """Let the values and gradients be these buffers, and parameters that are float32 be views of them."""
+        self.values.data, self.gradients, self.low_precision = values, gradients, []
+        for parameter, value, gradient in zip(self.parameters, self.views(values), self.views(gradients), strict=True):
+            if parameter.dtype == torch.float32:
+                parameter.data, parameter.grad = value, gradient
+            else:
+                self.low_precision.append((parameter, value, gradient))
 
 
 class FlatAdamW:
@@ -86,12 +100,34 @@ class FlatAdamW:
     def trained(self) -> dict[str, Tensor]:
         """Every trained parameter by name, in float32, as views."""
         return {
-            name: view.view(parameter.shape)
+            name: view
             for group in self._groups
-            for name, parameter, view in zip(
-                group.names, group.parameters, group.values.detach().split([p.numel() for p in group.parameters]), strict=True
-            )
+            for name, view in zip(group.names, group.views(group.values.detach()), strict=True)
         }
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements of each group's buffer."""
+        return [group.values.numel() for group in self._groups]
+
+    def keep_values_in(self, empty: Callable[[int, torch.dtype], Tensor]) -> None:
+        """Move all that learns, as it is computed with, to memory that `empty` gives for a number of elements of a type."""
+        for group in self._groups:
+            values = empty(group.values.numel(), torch.float32).copy_(group.values.detach())
+            group.live_in(values, group.gradients)
+            for parameter, _, _ in group.low_precision:
+                stored = empty(parameter.numel(), parameter.dtype).view(parameter.shape)
+                parameter.data = stored.copy_(parameter.detach())
+
+    def add_gradients_in(self, buffers: Sequence[Tensor]) -> None:
+        """From now on add gradients up in these buffers, one for each group."""
+        for group, buffer in zip(self._groups, buffers, strict=True):
+            group.live_in(group.values.detach(), buffer)
+
+    def add_gradients_of(self, buffers: Sequence[Tensor]) -> None:
+        """Add what another process has added up in its buffers."""
+        for group, buffer in zip(self._groups, buffers, strict=True):
+            group.gradients.add_(buffer)
 
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint must hold: values and both moments of each group, `(elements,)`, and the step count."""
@@ -118,23 +154,14 @@ class FlatAdamW:
 
 
 def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torch.dtype], rate: float) -> _Group:
-    """Move the parameters into one buffer; they stay usable as they were."""
+    """Move the parameters into one buffer, one after the other; they stay usable as they were."""
     names, parameters = [n for n, _ in named], [p for _, p in named]
     device, total = parameters[0].device, sum(p.numel() for p in parameters)
-    values = nn.Parameter(torch.empty(total, dtype=torch.float32, device=device))
-    gradients = torch.zeros(total, dtype=torch.float32, device=device)
-    low_precision: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-    start = 0
-    for name, parameter in named:
-        end = start + parameter.numel()
-        master = values.detach()[start:end].view(parameter.shape)
-        gradient = gradients[start:end].view(parameter.shape)
-        master.copy_(parameter.detach())
+    values = torch.empty(total, dtype=torch.float32, device=device)
+    group = _Group(names, parameters, nn.Parameter(values), torch.zeros_like(values), rate)
+    for name, parameter, view in zip(names, parameters, group.views(values), strict=True):
+        view.copy_(parameter.detach())
         stored = stored_as.get(name, parameter.dtype)
-        if stored == torch.float32:
-            parameter.data, parameter.grad = master, gradient
-        else:
-            parameter.data = parameter.detach().to(stored)
-            low_precision.append((parameter, master, gradient))
-        start = end
-    return _Group(names, parameters, values, gradients, low_precision, rate)
+        parameter.data = view if stored == torch.float32 else parameter.detach().to(stored)
+    group.live_in(values, group.gradients)
+    return group

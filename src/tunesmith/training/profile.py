@@ -18,10 +18,8 @@ from transformers import PreTrainedModel
 
 from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
-from tunesmith.model.forward import Forward
 from tunesmith.training.laps import UNMEASURED, Laps, Part
-from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import accumulate
+from tunesmith.training.step import Learner, Pass
 
 PARTS: tuple[Part, ...] = get_args(Part)
 WARM_UP = 2  # steps whose time is not typical yet
@@ -120,11 +118,11 @@ class StepCounter:
         if part == "optimizer":
             self._operations.forget_tensors()
 
-    def count(self, forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW) -> None:
+    def count(self, learner: Learner, batches: Sequence[Batch]) -> None:
         """Run the passes of a step; the weights do not move and the gradients are thrown away."""
-        with self._operations, _after_body(forward.model, self):
-            accumulate(forward, batches, optimizer, [0] * len(batches), self)
-        optimizer.forget()
+        with self._operations, _after_body(learner.forward.model, self):
+            learner.accumulate([Pass(batch, 0) for batch in batches], self)
+        learner.optimizer.forget()
 
     def limit(self, dtype: torch.dtype, device: torch.device) -> float:
         """Operations a second that this machine reaches in the counted products that cost most, at the fastest."""

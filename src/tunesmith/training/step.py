@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -37,25 +38,51 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
-def accumulate(
-    forward: Forward, batches: Sequence[Batch], optimizer: FlatAdamW, seeds: Sequence[int], laps: Laps = UNMEASURED
-) -> float:
-    """Add up the gradients of the mean loss over all batches' targets; returns that loss. `laps` hears where a part ends."""
-    num_targets = sum(batch.num_targets for batch in batches)
-    total = 0.0
-    for batch, seed in zip(batches, seeds, strict=True):
-        if batch.num_targets == 0:
-            continue
-        torch.manual_seed(seed)
-        with forward.scope(batch):
-            loss = forward.loss(batch) / num_targets
-            laps.end("head")
-            loss.backward()
-            laps.end("backward")
-        optimizer.collect()
-        total += loss.item()
-        laps.end("optimizer")
-    return total
+class Pass(NamedTuple):
+    """What is computed at once."""
+
+    batch: Batch
+    seed: int
+    """Of its random numbers (dropout)."""
+
+
+@dataclass
+class Learner:
+    """A model and the optimizer of what learns in it."""
+
+    forward: Forward
+    optimizer: FlatAdamW
+
+    @property
+    def num_processes(self) -> int:
+        """How many compute passes at the same time."""
+        return 1
+
+    @property
+    def worker_bytes(self) -> int:
+        """The most memory that other processes held for it, besides what they share with this one."""
+        return 0
+
+    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> float:
+        """Add up the gradients of the mean loss over all passes' targets; returns that loss. `laps` hears where a part ends."""
+        return self.accumulate_share(passes, sum(batch.num_targets for batch, _ in passes), laps)
+
+    def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> float:
+        """The part of some passes in the mean loss over `num_targets`, and in its gradients."""
+        total = 0.0
+        for batch, seed in passes:
+            if batch.num_targets == 0:
+                continue
+            torch.manual_seed(seed)
+            with self.forward.scope(batch):
+                loss = self.forward.loss(batch) / num_targets
+                laps.end("head")
+                loss.backward()
+                laps.end("backward")
+            self.optimizer.collect()
+            total += loss.item()
+            laps.end("optimizer")
+        return total
 
 
 @dataclass(frozen=True)
@@ -70,17 +97,17 @@ class Update:
 
 
 def take_step(
-    forward: Forward,
+    learner: Learner,
     batches: Sequence[Batch],
-    optimizer: FlatAdamW,
     update: Update,
     strategies: Sequence[Strategy] = (),
     laps: Laps = UNMEASURED,
 ) -> StepResult:
     """Learn from the batches once. A loss or gradient that is not finite never reaches the weights."""
-    loss = accumulate(forward, batches, optimizer, update.seeds, laps)
+    model, optimizer = learner.forward.model, learner.optimizer
+    loss = learner.accumulate([Pass(*one) for one in zip(batches, update.seeds, strict=True)], laps)
     for strategy in strategies:
-        penalty = strategy.loss(forward.model)
+        penalty = strategy.loss(model)
         if penalty is not None:
             penalty.backward()
             optimizer.collect()
@@ -89,7 +116,7 @@ def take_step(
     laps.end("optimizer")
     if result.is_finite:
         for strategy in strategies:
-            strategy.after_step(forward.model)
+            strategy.after_step(model)
     return result
 
 
