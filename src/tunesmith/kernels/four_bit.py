@@ -71,7 +71,7 @@ class FourBit:
     def scales(self) -> Tensor:
         """The scale of every block, `(blocks,)` float32."""
         fine = _fine_levels(self.codes.device).index_select(0, self.scale_codes.int())
-        groups = self.group_scales[:, None].expand(-1, GROUP).reshape(-1)[: len(fine)]
+        groups = self.group_scales.repeat_interleave(GROUP)[: len(fine)]
         return fine.mul_(groups).add_(self.mean_scale)
 
 

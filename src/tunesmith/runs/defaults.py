@@ -16,6 +16,10 @@ from tunesmith.training.schedule import Schedule, warmup_steps
 SMALL_MODEL = 200_000_000  # parameters; below it every method takes its higher rate
 _ROWS_PER_STEP = {"chat": 8, "text": 8, "classification": 32, "seq2seq": 16}
 _TOKENS_PER_PASS = {"cpu": 1024, "cuda": 16384}
+_TOKENS_PER_PASS_IN_FEW_BITS = {
+    "cpu": 640,
+    "cuda": 16384,
+}  # whoever asks for few bits is short of memory
 _MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
 _EPOCHS = {"chat": 2.0, "text": 2.0, "classification": 2.0, "seq2seq": 3.0}
 _MAX_EPOCHS = 5.0
@@ -44,10 +48,14 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
         settings,
         epochs=settings.epochs or (settings.steps / steps_per_epoch if settings.steps else float(round(wanted))),
         rows_per_step=rows_per_step,
-        tokens_per_pass=max(settings.tokens_per_pass or _TOKENS_PER_PASS[facts.device], 1),
+        tokens_per_pass=max(settings.tokens_per_pass or _tokens_per_pass(settings, facts), 1),
         learning_rate=settings.learning_rate or (method.learning_rate_small if small else method.learning_rate),
         weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,
     )
+
+
+def _tokens_per_pass(settings: TrainingSettings, facts: Facts) -> int:
+    return (_TOKENS_PER_PASS if settings.base_bits == 16 else _TOKENS_PER_PASS_IN_FEW_BITS)[facts.device]
 
 
 def plan(settings: TrainingSettings, num_rows: int) -> Plan:
