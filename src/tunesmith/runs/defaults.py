@@ -16,7 +16,7 @@ from tunesmith.training.schedule import Schedule, warmup_steps
 SMALL_MODEL = 200_000_000  # parameters; below it every method takes its higher rate
 _ROWS_PER_STEP = {"chat": 8, "text": 8, "classification": 32, "seq2seq": 16}
 _TOKENS_PER_PASS = {"cpu": 1024, "cuda": 16384}
-_TOKENS_PER_PASS_IN_FEW_BITS = {"cpu": 640, "cuda": 16384}  # whoever asks for few bits is short of memory
+_TOKENS_PER_PASS_IN_FEW_BITS = {"cpu": 512, "cuda": 16384}  # whoever asks for few bits is short of memory
 _MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
 _EPOCHS = {"chat": 2.0, "text": 2.0, "classification": 2.0, "seq2seq": 3.0}
 _MAX_EPOCHS = 5.0
