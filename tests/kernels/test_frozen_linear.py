@@ -15,7 +15,7 @@ QUANTIZE = {"4 bits": four_bit.quantize, "8 bits": eight_bit.quantize}
 @pytest.fixture(params=QUANTIZE)
 def stored(request, monkeypatch):
     """A weight (200, 40) whose rows come in four parts."""
-    monkeypatch.setitem(four_bit._CHUNK_NUMBERS, "cpu", 64 * 40)
+    monkeypatch.setitem(four_bit._DEQUANTIZED_AT_ONCE, "cpu", 64 * 40)
     return QUANTIZE[request.param](torch.randn(200, 40, generator=torch.Generator().manual_seed(0)))
 
 

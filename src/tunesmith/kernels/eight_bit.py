@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.four_bit import spans
+from tunesmith.kernels.four_bit import QUANTIZED_AT_ONCE, dequantized_spans, spans
 
 _STEPS = 127
 
@@ -29,8 +29,8 @@ class EightBit:
     shape: tuple[int, int]
 
     def row_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """The weight in `dtype`, a few rows `(rows, d_in)` at a time, with which rows they are."""
-        for first, last in spans(*self.shape, self.codes.device.type):
+        """The weight in `dtype`, some rows `(rows, d_in)` at a time, with which rows they are."""
+        for first, last in dequantized_spans(*self.shape, self.codes.device.type):
             rows = slice(first, last)
             yield rows, self.codes[rows].float().mul_(self.scales[rows, None]).to(dtype)
 
@@ -40,7 +40,7 @@ def quantize(weight: Tensor) -> EightBit:
     d_out, d_in = weight.shape
     codes = torch.empty(d_out, d_in, dtype=torch.int8, device=weight.device)
     scales = torch.empty(d_out, dtype=torch.float32, device=weight.device)
-    for first, last in spans(d_out, d_in, weight.device.type):
+    for first, last in spans(d_out, d_in, QUANTIZED_AT_ONCE):
         rows = weight.detach()[first:last].float()
         scales[first:last] = rows.abs().amax(1) / _STEPS
         codes[first:last] = (rows / scales[first:last, None].clamp_min(1e-38)).round_().to(torch.int8)

@@ -3,7 +3,8 @@
 w[i] = level[code[i]] scale[i // 64]      scale[j] = mean + group_scale[j // 256] fine_level[scale_code[j]]
 
 Numbers are counted along the rows of W (d_out, d_in). A number takes 4 + 8/64 + 32/(64 256) = 4.127 bits; scales in
-float32 would take 0.373 bits more. Codes and values equal those of bitsandbytes, without needing it.
+float32 would take 0.373 bits more. Codes of numbers, and values of equal codes, are those of bitsandbytes, without needing it;
+about two in a thousand codes of scales differ from its by one step, ours being the nearer one.
 NormalFloat4 and the double quantisation: https://arxiv.org/abs/2305.14314; the levels of the scales:
 https://arxiv.org/abs/1511.04561.
 """
@@ -36,8 +37,9 @@ _LEVELS: dict[str, tuple[float, ...]] = {
     "int4": (*(step / 7 for step in range(-7, 8)), 1.0),
 }
 _CELLS = 1024  # of [-1, 1], so narrow that no two levels change within neighbouring ones
-_CHUNK_BLOCKS = 4096  # quantised at once: 1 MB of float32
-_CHUNK_NUMBERS = {"cpu": 2**18, "cuda": 2**24}  # dequantised at once: on a processor what its second-level cache holds
+QUANTIZED_AT_ONCE = 2**18
+"""Numbers; 1 MB of float32."""
+_DEQUANTIZED_AT_ONCE = {"cpu": 2**23, "cuda": 2**24}  # numbers; a product with a part of the rows is slower for being cut
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class FourBit:
     levels: Levels = "nf4"
 
     def row_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """The weight in `dtype`, a few rows `(rows, d_in)` at a time, with which rows they are."""
+        """The weight in `dtype`, some rows `(rows, d_in)` at a time, with which rows they are."""
         (d_out, d_in), device = self.shape, self.codes.device
         scales, pairs = self.scales()[:, None], _pairs(self.levels, device)
-        for first, last in spans(d_out, d_in, device.type):
+        for first, last in dequantized_spans(d_out, d_in, device.type):
             begin, end = first * d_in // BLOCK, -(-last * d_in // BLOCK)
             # One look-up of eight bytes for two numbers is three times as fast as two of four.
             found = pairs.index_select(0, self.codes[begin * BLOCK // 2 : end * BLOCK // 2].int())
@@ -80,8 +82,8 @@ def quantize(weight: Tensor, levels: Levels = "nf4") -> FourBit:
     num_blocks = -(-numbers.numel() // BLOCK)
     codes = torch.empty(num_blocks, BLOCK // 2, dtype=torch.uint8, device=device)
     scales = torch.empty(num_blocks, dtype=torch.float32, device=device)
-    for first in range(0, num_blocks, _CHUNK_BLOCKS):
-        chunk = numbers[first * BLOCK : (first + _CHUNK_BLOCKS) * BLOCK].float()
+    for first in range(0, num_blocks, QUANTIZED_AT_ONCE // BLOCK):
+        chunk = numbers[first * BLOCK : first * BLOCK + QUANTIZED_AT_ONCE].float()
         blocks = _in_rows(chunk, BLOCK)
         here = slice(first, first + len(blocks))
         scaled, scales[here] = _scaled(blocks)
@@ -94,9 +96,14 @@ def quantize(weight: Tensor, levels: Levels = "nf4") -> FourBit:
     return FourBit(codes.view(-1), scale_codes, group_scales, mean, (d_out, d_in), levels)
 
 
-def spans(d_out: int, d_in: int, device_type: str) -> Iterator[tuple[int, int]]:
-    """(first, last) of groups of rows that are worth dequantising at once; every group begins with a block."""
-    step = max(BLOCK, _CHUNK_NUMBERS.get(device_type, 2**18) // d_in // BLOCK * BLOCK)
+def dequantized_spans(d_out: int, d_in: int, device_type: str) -> Iterator[tuple[int, int]]:
+    """(first, last) of groups of rows that are worth dequantising at once."""
+    return spans(d_out, d_in, _DEQUANTIZED_AT_ONCE.get(device_type, _DEQUANTIZED_AT_ONCE["cpu"]))
+
+
+def spans(d_out: int, d_in: int, num_numbers: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of groups of rows of about so many numbers; every group begins with a block."""
+    step = max(BLOCK, num_numbers // d_in // BLOCK * BLOCK)
     for first in range(0, d_out, step):
         yield first, min(first + step, d_out)
 

@@ -2,8 +2,8 @@
 
 y = x Wt + b      x: (tokens, d_in), W: (d_out, d_in)
 
-A weight in few bits is dequantised a few rows at a time, used, and forgotten, in the forward pass and again in the
-backward pass: the whole weight never exists, and nothing is kept for the backward pass but the weight in few bits.
+A weight in few bits is dequantised, used, and forgotten, in the forward pass and again in the backward pass, in pieces of
+bounded size: nothing is kept for the backward pass but the weight in few bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 class RowBlocks(Protocol):
-    """A weight `(d_out, d_in)` that comes a few rows at a time."""
+    """A weight `(d_out, d_in)` that comes in pieces, some of its rows at a time."""
 
     @property
     def shape(self) -> tuple[int, int]:

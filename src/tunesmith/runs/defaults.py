@@ -47,12 +47,12 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
     steps_per_epoch = -(-facts.num_rows // rows_per_step)
     wanted = max(_EPOCHS[facts.task], min(_MAX_EPOCHS, _MIN_STEPS / steps_per_epoch))
     workers = settings.workers or min(rows_per_step, _most_workers(method, facts))
-    at_once = max(_TOKENS_PER_PASS[facts.device] // workers, _MIN_TOKENS_PER_PASS)
+    at_once = max(_TOKENS_PER_PASS[facts.device] // workers, _MIN_TOKENS_PER_PASS)  # with few bits half: memory is short
     return dataclasses.replace(
         settings,
         epochs=settings.epochs or (settings.steps / steps_per_epoch if settings.steps else float(round(wanted))),
         rows_per_step=rows_per_step,
-        tokens_per_pass=settings.tokens_per_pass or at_once,
+        tokens_per_pass=settings.tokens_per_pass or (at_once if settings.base_bits == 16 else at_once // 2),
         workers=workers,
         learning_rate=settings.learning_rate or (method.learning_rate_small if small else method.learning_rate),
         weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,

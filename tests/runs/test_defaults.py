@@ -1,0 +1,58 @@
+"""What is decided for a user who left it open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tunesmith.method import Method
+from tunesmith.methods.full import Full
+from tunesmith.methods.lora import LoRA
+from tunesmith.runs import defaults
+from tunesmith.settings import TrainingSettings
+
+FACTS = defaults.Facts(
+    task="chat",
+    num_rows=100,
+    longest_row_tokens=50,
+    num_parameters=10**8,
+    device="cpu",
+    num_validation_rows=0,
+    num_processors=2,
+)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_in_few_bits_is_trained_in_smaller_passes_unless_a_size_is_given(bits):
+    """Who asks for few bits wants memory."""
+    open_, given = TrainingSettings(base_bits=bits), TrainingSettings(base_bits=bits, tokens_per_pass=2000)
+    usual, smaller, chosen = (
+        defaults.resolve(settings, LoRA(), FACTS).tokens_per_pass for settings in (TrainingSettings(), open_, given)
+    )
+    assert usual is not None
+    assert smaller is not None
+    assert smaller < usual
+    assert chosen == 2000
+
+
+@pytest.mark.parametrize(
+    ("num_processors", "method", "num_parameters", "expected"),
+    [
+        (1, LoRA(), 10**8, (1, 1024)),
+        (2, LoRA(), 10**8, (2, 512)),
+        (64, LoRA(), 10**10, (8, 512)),  # no more than rows
+        (4, Full(), 2 * 10**7, (4, 512)),
+        (4, Full(), 3 * 10**7, (3, 512)),  # 120 MB of gradients each
+        (4, Full(), 10**8, (1, 1024)),
+    ],
+)
+def test_workers_are_as_many_as_pay(num_processors: int, method: Method, num_parameters: int, expected: tuple[int, int]):
+    facts = replace(FACTS, num_processors=num_processors, num_parameters=num_parameters)
+    found = defaults.resolve(TrainingSettings(), method, facts)
+    assert (found.workers, found.tokens_per_pass) == expected
+    assert defaults.plan(found, 100).num_processes == found.workers
+
+
+def test_workers_that_are_asked_for_are_given():
+    assert defaults.resolve(TrainingSettings(workers=3), Full(), FACTS).workers == 3
