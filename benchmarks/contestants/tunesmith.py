@@ -70,6 +70,7 @@ class Tunesmith(measure.Contestant):
 
     def load(self, job: Job) -> None:
         load.quiet()
+        memory.keep_few_kernels()
         memory.return_freed_memory()
         self.model = load.load(load.find(str(job.folder / job.precision)), "chat", base_bits=job.base_bits)
         self.forward, reason = forward.choose(self.model, classification=False)

@@ -42,7 +42,7 @@ def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """The loss of every row, `(rows,)` float32, without gradients."""
     losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     for part in _chunks(hidden, head.weight):
-        logits = _logits(hidden[part], head.weight, head.bias, head.scale, head.softcap)
+        logits = _logits(hidden[part], head.weight, head.bias, head.scale, head.softcap).float()
         losses[part] = torch.logsumexp(logits, -1) - logits.gather(1, targets[part, None])[:, 0]
     return losses
 
@@ -63,7 +63,11 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    """`(rows, vocabulary)`: as the product gives them, in float32 where they are computed with."""
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    if scale == 1.0 and softcap is None:
+        return logits
+    logits = logits.float()
     if scale != 1.0:
         logits.mul_(scale)
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
@@ -81,13 +85,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
         for part in _chunks(hidden, weight):
             logits = _logits(hidden[part], weight, bias, scale, softcap)
-            normaliser = torch.logsumexp(logits, -1, keepdim=True)
+            slope = (1 - (logits / softcap).square_()) if softcap else None
+            log_shares = torch.log_softmax(logits, -1)  # in 16 bits too: a loss near zero keeps its precision
             chosen = targets[part, None]
-            total += (normaliser - logits.gather(1, chosen)).sum()
+            total -= log_shares.gather(1, chosen).sum(dtype=total.dtype)
             if not (need_hidden or need_weight or need_bias):
                 continue
-            slope = (1 - (logits / softcap).square_()) if softcap else None  # of the soft cap, before logits become gradients
-            dlogits = logits.sub_(normaliser).exp_()
+            dlogits = log_shares.exp_()
             dlogits.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=dlogits.dtype))
             if slope is not None:
                 dlogits.mul_(slope)

@@ -145,6 +145,7 @@ def base(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel]:
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
         )
     torch.manual_seed(result.seed)
+    memory.keep_few_kernels()
     memory.return_freed_memory()
     return source, loading.load(source, result.task, labels=tuple(result.data.labels), base_bits=base_bits(result))
 

@@ -98,6 +98,7 @@ class Session:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
         torch.manual_seed(training.seed)
+        memory.keep_few_kernels()
         memory.return_freed_memory()
         self.model = load.load(self.source, self.data.task, labels=self.data.labels, base_bits=training.base_bits)
         nn.Module.to(self.model, self.device)
