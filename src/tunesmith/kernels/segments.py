@@ -87,16 +87,24 @@ class Segments:
             own = slice(place.start + shared, place.stop + shared)
             yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
 
+    def there(self, tensor: Tensor) -> Tensor:
+        """A tensor of this process where the stream is, without waiting for what is computed there."""
+        return tensor.to(self.device, non_blocking=True)
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """(segments,) tokens of each."""
+        return self.there(torch.tensor(self.lengths))
+
     @cached_property
     def starts(self) -> Tensor:
         """(segments,) index of each first token."""
-        lengths = torch.tensor(self.lengths, device=self.device)
-        return torch.cumsum(lengths, 0) - lengths
+        return torch.cumsum(self.sizes, 0) - self.sizes
 
     @cached_property
     def last(self) -> Tensor:
         """(segments,) index of each last token."""
-        return self.starts + torch.tensor(self.lengths, device=self.device) - 1
+        return self.starts + self.sizes - 1
 
     @cached_property
     def layout(self) -> Layout:
@@ -106,7 +114,7 @@ class Segments:
     @cached_property
     def positions(self) -> Tensor:
         """(tokens,) position of each token in its segment."""
-        return torch.cat([torch.arange(n) for n in self.lengths]).to(self.device)
+        return self.there(torch.cat([torch.arange(n) for n in self.lengths]))
 
     def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: bool = False) -> Tensor | None:
         """What to add to the scores `(length, keys)` of a segment: 0 where a token may look, minus infinity elsewhere.
@@ -137,18 +145,15 @@ def _layout(segments: Segments) -> Layout:
     num_keys = [len(head) + len(own) for head, own in zip(heads, keys, strict=True)]
     starts = [0, *itertools.accumulate(num_keys)]
 
-    def there(tensor: Tensor) -> Tensor:
-        return tensor.to(segments.device, non_blocking=True)
-
     def places(offset_of: Callable[[int], int], tensors: list[Tensor]) -> Tensor:
-        return there(torch.cat([torch.arange(len(t)) + offset_of(i) for i, t in enumerate(tensors)]))
+        return segments.there(torch.cat([torch.arange(len(t)) + offset_of(i) for i, t in enumerate(tensors)]))
 
     return Layout(
-        query_ends=there(torch.tensor([0, *itertools.accumulate(num_queries)], dtype=torch.int32)),
-        key_ends=there(torch.tensor(starts, dtype=torch.int32)),
+        query_ends=segments.there(torch.tensor([0, *itertools.accumulate(num_queries)], dtype=torch.int32)),
+        key_ends=segments.there(torch.tensor(starts, dtype=torch.int32)),
         most_queries=max(num_queries),
         most_keys=max(num_keys),
-        seen=there(torch.cat([piece for pair in zip(heads, keys, strict=True) for piece in pair])),
+        seen=segments.there(torch.cat([piece for pair in zip(heads, keys, strict=True) for piece in pair])),
         own=places(lambda i: starts[i] + len(heads[i]), keys),
         copies=places(lambda i: starts[i], heads),
     )
