@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import tiny_models
+import tiny_runs
 import tunesmith.kernels
+from tunesmith.data.pack import pack
 from tunesmith.kernels import by_device, four_bit, gated, linear_cross_entropy, rms_norm, rotary
+from tunesmith.methods.lora import LoRA
+from tunesmith.model import forward, quantize
+from tunesmith.training.optimizer import FlatAdamW
+from tunesmith.training.step import Learner, Pass
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -23,16 +30,6 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6}
 """Of the largest number; in 16 bits two forms round at different places, and the interpreter cuts bits off instead."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "bfloat16"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _interpreter():
-    """Let Triton's kernels be interpreted if there is nothing to build them for; read when a kernel is defined."""
-    before = os.environ.get("TRITON_INTERPRET")
-    if not HAS_GPU:
-        os.environ["TRITON_INTERPRET"] = "1"
-    yield
-    os.environ.pop("TRITON_INTERPRET") if before is None else os.environ.update(TRITON_INTERPRET=before)
 
 
 def _draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -165,6 +162,32 @@ def test_cross_entropy_writes_gradients_in_the_place_of_logits():
         logits, torch.zeros(4, dtype=torch.long, device=DEVICE), 1.0, None, for_gradients=True
     )
     assert slopes.data_ptr() == logits.data_ptr()
+
+
+@needs_triton
+@pytest.mark.parametrize("bits", [16, 4], ids=["lora", "qlora"])
+def test_a_whole_step_by_kernels_is_that_by_torch(bits: int, monkeypatch: pytest.MonkeyPatch):
+    model = tiny_models.build("qwen3", "causal")  # with norms of heads
+    if bits == 4:
+        quantize.quantize(model, bits)
+    nn.Module.to(model, DEVICE)
+    chosen, reason = forward.choose(model, classification=False)
+    assert reason is None
+    torch.manual_seed(0)
+    LoRA(rank=2).attach(model)
+    learner = Learner(chosen, FlatAdamW(model.named_parameters(), 0.0))
+    batch, used, found = pack(tiny_runs.language_table(), np.arange(8)).to(torch.device(DEVICE)), [], []
+    kernels = by_device.kernels
+    monkeypatch.setattr(by_device, "kernels", lambda module: used.append(module) or kernels(module))
+    for by_kernels in (True, False):
+        monkeypatch.setattr(by_device, "takes_kernel", lambda first, answer=by_kernels: answer)
+        loss = learner.accumulate([Pass(batch, 0)]).item()
+        found.append((loss, torch.cat([group.gradients for group in learner.optimizer._groups]).clone()))
+        learner.optimizer.forget()
+    (loss, gradients), (other_loss, other) = found
+    assert loss == pytest.approx(other_loss, rel=1e-5)
+    assert (gradients - other).norm() <= 1e-5 * other.norm()
+    assert set(used) == {"rms_norm", "rotary", "gated", "linear_cross_entropy"} | ({"four_bit"} if bits == 4 else set())
 
 
 def test_nothing_is_taken_from_a_processor(monkeypatch: pytest.MonkeyPatch):

@@ -29,12 +29,16 @@ def by_device(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 
     @functools.wraps(function)
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        first = args[0]
-        if isinstance(first, Tensor) and first.is_cuda and first.dtype != torch.float64 and has_triton():
+        if takes_kernel(args[0]):
             return getattr(kernels(module), name)(*args, **kwargs)
         return function(*args, **kwargs)
 
     return chosen
+
+
+def takes_kernel(first: object) -> bool:
+    """Whether a call whose first argument is given goes to a kernel."""
+    return isinstance(first, Tensor) and first.is_cuda and first.dtype != torch.float64 and has_triton()
 
 
 @functools.cache
