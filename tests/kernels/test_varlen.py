@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import tiny_runs
+from tunesmith.data.pack import pack
 from tunesmith.kernels import varlen
 from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.segments import Segments
+from tunesmith.method import Method
+from tunesmith.methods.lora import LoRA
+from tunesmith.methods.prefix import PrefixTuning
+from tunesmith.methods.prompt import Prompt
+from tunesmith.training.step import Learner, Pass
 
 LENGTHS = [5, 1, 9, 2]
 RULES = {
@@ -145,6 +153,28 @@ def test_what_the_kernel_does_not_know_takes_the_general_form(stand_in: StandIn)
     assert not stand_in.calls
     segment_attention(*half, segments, rule)
     assert len(stand_in.calls) == 1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bert"])  # gemma3 has windows, bert looks both ways
+@pytest.mark.parametrize("method", [LoRA(rank=2), Prompt(num_tokens=3), PrefixTuning(num_tokens=3)], ids=lambda m: m.name)
+def test_a_model_through_it(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, method: Method, architecture: str):
+    task = "classification" if architecture == "bert" else "causal"
+    learner = Learner(*tiny_runs.attached(method, architecture, task))
+    table = tiny_runs.class_table() if task == "classification" else tiny_runs.language_table()
+    found = []
+    for takes in (lambda *_: False, _takes_float32_too):
+        monkeypatch.setattr(varlen, "takes", takes)
+        loss = learner.accumulate([Pass(pack(table, np.arange(8)), 0)]).item()
+        found.append((loss, torch.cat([group.gradients for group in learner.optimizer._groups]).clone()))
+        learner.optimizer.forget()
+    (loss, gradients), (other_loss, other) = found
+    assert stand_in.calls
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert (other - gradients).norm() <= 1e-5 * gradients.norm()
+
+
+def _takes_float32_too(q: Tensor, v: Tensor, segments: Segments, rule: Rule) -> bool:
+    return varlen._knows(q.bfloat16(), v, segments, rule)
 
 
 def test_a_processor_never_takes_it():
