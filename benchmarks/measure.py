@@ -86,11 +86,20 @@ def _train(contestant: Contestant, job: jobs.Job, measurement: jobs.Measurement)
     log.start()
     contestant.train(rows, job, log)
     measurement.train_peak_bytes = process_memory.status_bytes("VmHWM") + contestant.worker_bytes
+    if (most_on_gpu := _gpu_peak_bytes()) is not None:
+        measurement.train_peak_bytes = most_on_gpu
     measurement.end_anonymous_bytes = process_memory.status_bytes("RssAnon")
     measurement.end_file_bytes = process_memory.status_bytes("RssFile")
     measurement.step_seconds, measurement.losses = log.step_seconds, log.losses
     measurement.gradient_norms = log.gradient_norms
     _compare_adapters(contestant.adapter(), job.folder / "adapter" / "adapter_model.safetensors", measurement)
+
+
+def _gpu_peak_bytes() -> int | None:
+    """The most that tensors held on a GPU, loading included; None where none was used."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def _compare_adapters(final: Mapping[str, Tensor], initial_file: Path, measurement: jobs.Measurement) -> None:
@@ -100,7 +109,7 @@ def _compare_adapters(final: Mapping[str, Tensor], initial_file: Path, measureme
     if initial.keys() != final.keys():
         missing = sorted(initial.keys() ^ final.keys())
         raise SystemExit(f"the trained adapter has other tensors than the initial one: {missing[:4]} ({len(missing)} in all).")
-    changes = [(final[name].detach().float() - tensor.float()).double() for name, tensor in initial.items()]
+    changes = [(final[name].detach().cpu().float() - tensor.float()).double() for name, tensor in initial.items()]
     measurement.num_trainable = sum(change.numel() for change in changes)
     measurement.num_unmoved = sum(not bool(change.any()) for change in changes)
     initial_square = sum(float(tensor.double().square().sum()) for tensor in initial.values())

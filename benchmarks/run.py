@@ -93,13 +93,14 @@ class Benchmark:
 
     def summarise(self, runs: Runs, checked: check.Checked) -> dict[str, results.Summary]:
         """The medians of everyone; each kind of contestant is also started once to import and do nothing else."""
-        import_bytes: dict[str, int] = {}
+        import_bytes: dict[tuple[str, bool], int] = {}
         summaries = {}
         for name, found in runs.items():
             configuration = CONFIGURATIONS[name]
-            if configuration.module not in import_bytes:
+            place = configuration.module, configuration.on_gpu
+            if place not in import_bytes:
                 idle = launch.start(configuration, Job(mode="import", workload_folder=str(self.folder)), self.num_threads)
-                import_bytes[configuration.module] = idle.measurement.import_bytes
+                import_bytes[place] = 0 if configuration.on_gpu else idle.measurement.import_bytes
             measurements = [run.measurement for run in found]
             facts = results.Facts(
                 loss_gap=check.timed_gap(name, measurements, runs),
@@ -107,7 +108,11 @@ class Benchmark:
                 most_other_cores=max(run.other_cores for run in found),
             )
             summaries[name] = results.summarise(
-                measurements, self.counts(name), self.size.num_warmup_steps, import_bytes[configuration.module], facts
+                measurements,
+                self.counts(name),
+                self.size.num_warmup_steps,
+                import_bytes.get(name, import_bytes.get(configuration.module, 0)),
+                facts,
             )
         return summaries
 
@@ -115,7 +120,7 @@ class Benchmark:
 def main() -> int:
     """Run the benchmark; exit code 0 if everything agreed and was measured, 1 if not, 2 for wrong usage."""
     arguments = _arguments()
-    unquantised = [name for name, known in CONFIGURATIONS.items() if known.base_bits == 16]
+    unquantised = [name for name, known in CONFIGURATIONS.items() if known.base_bits == 16 and not known.on_gpu]
     names = unquantised if arguments.contestants == "all" else arguments.contestants.split(",")
     unknown = [name for name in names if name not in CONFIGURATIONS]
     if unknown:

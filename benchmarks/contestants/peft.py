@@ -80,7 +80,7 @@ class Peft(measure.Contestant):
             logging_first_step=True,
             report_to="none",
             save_strategy="no",
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=False,
             disable_tqdm=True,
         )

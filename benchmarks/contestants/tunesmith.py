@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import measure
 from benchmarks.job import Job
@@ -31,7 +31,7 @@ from tunesmith.watch import Progress
 
 SEED = 0
 NO_CLIPPING = 1e9
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Reporter:
@@ -73,10 +73,11 @@ class Tunesmith(measure.Contestant):
         memory.keep_few_kernels()
         memory.return_freed_memory()
         self.model = load.load(load.find(str(job.folder / job.precision)), "chat", base_bits=job.base_bits)
+        nn.Module.to(self.model, DEVICE)
         self.forward, reason = forward.choose(self.model, classification=False)
         if reason:
             raise SystemExit(f"the model is not packed: {reason}")
-        dtype, _ = precision.choose(job.precision, CPU)
+        dtype, _ = precision.choose(job.precision, DEVICE)
         if dtype != torch.float32:
             precision.store_frozen(self.model, dtype)
         memory.keep_freed_memory()
@@ -124,9 +125,9 @@ class Tunesmith(measure.Contestant):
             num_rows=len(table),
             longest_row_tokens=int(table.lengths.max()),
             num_parameters=self.model.num_parameters(),
-            device=CPU.type,
+            device=DEVICE.type,
             num_validation_rows=0,
-            num_processors=torch.get_num_threads(),
+            num_processors=torch.get_num_threads() if DEVICE.type == "cpu" else 1,
         )
 
 

@@ -29,3 +29,10 @@ def test_losses_over_different_bases_are_not_compared():
     assert contestants.reference_of(["tunesmith-qlora"]) == "peft-qlora"
     with pytest.raises(ValueError, match="measure them apart"):
         contestants.reference_of(["tunesmith", "tunesmith-qlora"])
+
+
+def test_only_who_asks_for_a_gpu_sees_one():
+    for name, configuration in contestants.CONFIGURATIONS.items():
+        seen = launch.variables({"CUDA_VISIBLE_DEVICES": "3"}, configuration.variables, num_threads=1)["CUDA_VISIBLE_DEVICES"]
+        assert (seen == "0") == configuration.on_gpu == name.endswith("-gpu")
+        assert seen in ("", "0")

@@ -15,8 +15,8 @@ def test_places(segments: Segments):
     assert list(segments) == [slice(0, 3), slice(3, 4), slice(4, 6)]
     assert segments.starts.tolist() == [0, 3, 4]
     assert segments.last.tolist() == [2, 3, 5]
-    assert segments.boundaries.tolist() == [0, 3, 4, 6]
-    assert segments.boundaries.dtype == torch.int32
+    assert segments.layout.query_ends.tolist() == segments.layout.key_ends.tolist() == [0, 3, 4, 6]
+    assert segments.layout.query_ends.dtype == segments.layout.key_ends.dtype == torch.int32
     assert segments.positions.tolist() == [0, 1, 2, 0, 0, 1]
 
 

@@ -7,7 +7,8 @@ Tokens that all segments see first (`Segments.num_shared`) have their keys and v
 One autograd node serves the whole stream. Segments are cut into blocks of queries; a block takes batched products over the
 heads, straight on the stream's memory, with those keys only that its queries may see. Short neighbours share a block, each
 hidden from the other by a mask: a few larger products take less time than many small ones. A part of one block keeps its
-probabilities, others make them again in the backward pass. The longest segments take torch's flash attention.
+probabilities, others make them again in the backward pass. The longest segments take torch's flash attention. All this is for
+a processor; a GPU has a kernel for the whole stream (`varlen`).
 """
 
 import itertools
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels import flash
+from tunesmith.kernels import flash, varlen
 from tunesmith.kernels.segments import Part, Segments
 
 BLOCK = 128  # queries at most
@@ -40,6 +41,8 @@ class Rule:
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
     """Attend within segments and to what they share; returns `(queries, heads, width of v)`."""
+    if varlen.takes(q, v, segments, rule):
+        return varlen.attend(q, k, v, segments, rule)
     if rule.softcap or rule.dropout or q.device.type != "cpu":
         return plain(q, k, v, segments, rule)
     return _SegmentAttention.apply(q, k, v, segments, rule)  # pyright: ignore[reportReturnType]

@@ -15,6 +15,7 @@ from tunesmith import registry, settings, starter
 from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import PreparedData, prepare
 from tunesmith.errors import DataError, SettingsError
+from tunesmith.kernels import by_device
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, load, quantize
 from tunesmith.model.load import Source
@@ -112,6 +113,8 @@ class Session:
             precision.store_frozen(self.model, self.dtype)
         memory.keep_freed_memory()  # from here on: what loading held is given back
         self.watch.say(sentence)
+        if self.device.type == "cuda" and not by_device.has_triton():
+            self.watch.warn("Triton is not installed: a GPU computes without tunesmith's own kernels. `pip install triton`")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
         if reason:

@@ -130,7 +130,7 @@ class Crew(Learner):
     def worker_bytes(self) -> int:
         return sum(worker.own_bytes for worker in self.workers)
 
-    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> float:
+    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> Tensor:
         own, *others = shares(passes, self.num_processes)
         num_targets = sum(batch.num_targets for batch, _ in passes)
         for worker, share in zip(self.workers, others, strict=True):
@@ -227,7 +227,7 @@ def _serve(connection: Connection, learner: Learner) -> None:
         loss = learner.accumulate_share([Pass(_batch(a), seed) for a, seed in task.passes], task.num_targets)
         if number % STEPS_BETWEEN_LOOKS == 0:
             shared_bytes = memory.shared_bytes()
-        connection.send(_Answer(loss, max(0, memory.peak_bytes() - shared_bytes)))
+        connection.send(_Answer(loss.item(), max(0, memory.peak_bytes() - shared_bytes)))
         if number % STEPS_BETWEEN_LOOKS == 0:
             memory.give_back()
 
