@@ -201,7 +201,7 @@ def test_a_few_cut_answers_are_warned_of(stock, tmp_path, monkeypatch, capsys):
     assert main([*words, "--precision", "float32"]) == 0
     warning = next(line for line in capsys.readouterr().err.splitlines() if "cut" in line)
     assert warning.startswith("warning: ")
-    assert "4 of 40" in warning or "10%" in warning
+    assert "4 of 40" in warning or "10 %" in warning
 
 
 def _refuse(number: int) -> Callable[..., None]:
