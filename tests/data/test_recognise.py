@@ -56,6 +56,18 @@ def test_shapes(row, name, task, example):
     assert converted.origins == [1, 2]
 
 
+def test_a_file_without_a_header_is_noticed():
+    values = {"a fine film": [f"film {i} here" for i in range(20)], "good": ["good", "bad"] * 10}
+    raw = RawTable(values=values, numbers=np.arange(1, 21), files=[("a.csv", 0)], name="a.csv", kind="csv")
+    recognise(raw)
+    assert any("no header" in note and "'good'" in note for note in raw.notes)
+
+
+def test_messages_without_roles_are_explained():
+    with pytest.raises(DataError, match=r"`messages` holds no list of objects with 'role' and 'content'"):
+        recognise(table({"messages": ["hi", "there"]}, repeat=5))
+
+
 def test_system_prompt_comes_first():
     raw = table({"system": "s", "instruction": "i", "input": "", "output": "o"})
     assert convert(raw, recognise(raw)).examples == [

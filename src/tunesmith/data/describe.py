@@ -50,7 +50,7 @@ def parts(split: Sequence[Part], splits: Splits, labels: Sequence[str]) -> list[
     if labels:
         counts = Counter(example.label for part in split for example in part.examples if isinstance(example, Labelled))
         total = max(1, counts.total())
-        shown = ", ".join(f"{name} {counts[name] / total:.1%}" for name in labels[:8])
+        shown = ", ".join(f"{name} {100 * counts[name] / total:.1f} %" for name in labels[:8])
         sentences.append(f"{len(labels):,} classes: {shown}{', ...' if len(labels) > 8 else ''}")
     return sentences
 
@@ -76,10 +76,12 @@ def losses(result: Tokenised, converted: Converted, max_length: int, name: str) 
     if cut > WARN_CUT_SHARE * count:
         what = "answers" if result.num_cut_answers else "texts"
         fits = f"; 99 % fit in --max-length {result.wanted_length}" if result.wanted_length > max_length else ""
-        warnings.append(f"{cut:,} of {count:,} {what} of {name} ({cut / count:.0%}) are cut off at {max_length:,} tokens{fits}")
+        warnings.append(
+            f"{cut:,} of {count:,} {what} of {name} ({100 * cut / count:.0f} %) are cut off at {max_length:,} tokens{fits}"
+        )
     lost = len(converted.skipped) + len(result.refused)
     if lost > WARN_SKIPPED_SHARE * total:
-        warnings.append(f"{lost:,} of {total:,} rows of {name} ({lost / total:.0%}) cannot be used")
+        warnings.append(f"{lost:,} of {total:,} rows of {name} ({100 * lost / total:.0f} %) cannot be used")
     return warnings
 
 

@@ -209,7 +209,7 @@ class _Preparation:
         lost = result.num_cut_answers
         if count and lost / count > MOST_CUT_SHARE:
             raise DataError(
-                f"{lost:,} of {count:,} answers of {name} ({lost / count:.0%}) are cut off by the maximum length of "
+                f"{lost:,} of {count:,} answers of {name} ({100 * lost / count:.0f} %) are cut off by the maximum length of "
                 f"{self.max_length:,} tokens; a model trained on them would not learn to finish. 99 % of the rows fit in "
                 f"--max-length {result.wanted_length}."
             )
@@ -264,7 +264,7 @@ def _check_shares(settings: DataSettings) -> None:
     held_out = (settings.validation_share or 0.0) + (settings.test_share or 0.0)
     if held_out >= 1:
         raise SettingsError(
-            f"--validation-share and --test-share hold out {held_out:.0%} of the rows; nothing is left to train on."
+            f"--validation-share and --test-share hold out {100 * held_out:.0f} % of the rows; nothing is left to train on."
         )
 
 
