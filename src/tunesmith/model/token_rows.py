@@ -7,13 +7,13 @@ Output embeddings that share W answer for these tokens by the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError
 from tunesmith.model import anatomy, surgery
@@ -81,15 +81,15 @@ def embeddings(model: nn.Module) -> list[str]:
     return [path for path, module in model.named_modules() if any(module is one for one in modules)]
 
 
-def require(model: PreTrainedModel, ids: ArrayLike, text: Callable[[int], str] | None = None) -> None:
-    """Refuse token ids for which the model has no embedding; `text` says what a token stands for.
+def require(model: PreTrainedModel, ids: ArrayLike, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Refuse token ids for which the model has no embedding; the tokenizer says what a token stands for.
 
     Raises:
         ModelError: If there is one.
     """
     num_rows, largest = len(anatomy.stored_weight(model.get_input_embeddings())), int(np.max(ids, initial=-1))
     if largest >= num_rows:
-        named = f"token {largest}" + ("" if text is None else f", {text(largest)[:80]!r},")
+        named = f"token {largest}" + ("" if tokenizer is None else f", {str(tokenizer.decode(largest))[:80]!r},")
         raise ModelError(
             f"The rows have {named} and the model has {num_rows} embeddings: tokens were added to the tokenizer alone. Make "
             "the model as large with model.resize_token_embeddings(len(tokenizer)) and save it; --method full trains them."

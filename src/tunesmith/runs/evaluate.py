@@ -25,7 +25,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
     predictor = predict.load(folder)
     num_classes = len(predictor.result.data.labels)
     part = rows_like(predictor.result, predictor.source, data, str(folder))
-    token_rows.require(predictor.model, part.tokens.input_ids, predictor.source.tokenizer.decode)
+    token_rows.require(predictor.model, part.tokens.input_ids, predictor.source.tokenizer)
     scores = score(predictor.forward, part, watch, "evaluating")
     rows = writing.rows_to_measure(part)
     written = writing.answer(predictor.model, predictor.source.tokenizer, part, rows, watch) if rows else []

@@ -75,7 +75,7 @@ class Predictor:
         tokenised = tokenise(
             examples, self.source.tokenizer, task="classification", max_length=self.result.data.max_length, labels=labels
         )
-        token_rows.require(self.model, tokenised.table.input_ids, self.source.tokenizer.decode)
+        token_rows.require(self.model, tokenised.table.input_ids, self.source.tokenizer)
         part = Part(examples=list(examples), tokens=tokenised.table, origins=np.arange(1, len(examples) + 1))
         predicted = score(self.forward, part, Quiet(), "predicting").predicted
         assert predicted is not None

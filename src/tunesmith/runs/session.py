@@ -102,7 +102,7 @@ class Session:
         self.model = load.load(self.source, self.data.task, labels=self.data.labels, base_bits=training.base_bits)
         for part in (self.data.train, self.data.validation, self.data.test):
             for ids in (part.tokens.input_ids, part.tokens.target_ids):
-                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer.decode)
+                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
         nn.Module.to(self.model, self.device)
         self.forward, reason = forward.choose(
             self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"
