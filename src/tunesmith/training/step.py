@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from tunesmith.model import virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.model.many import Together
@@ -70,18 +71,20 @@ class Learner:
     def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> float:
         """The part of some passes in the mean loss over `num_targets`, and in its gradients."""
         total = 0.0
-        for batch, seed in passes:
-            if batch.num_targets == 0:
-                continue
-            torch.manual_seed(seed)
-            with self.forward.scope(batch):
-                loss = self.forward.loss(batch) / num_targets
-                laps.end("head")
-                loss.backward()
-                laps.end("backward")
-            self.optimizer.collect()
-            total += loss.item()
-            laps.end("optimizer")
+        with virtual_tokens.made_once(self.forward.model):
+            for batch, seed in passes:
+                if batch.num_targets == 0:
+                    continue
+                torch.manual_seed(seed)
+                with self.forward.scope(batch):
+                    loss = self.forward.loss(batch) / num_targets
+                    laps.end("head")
+                    loss.backward()
+                    laps.end("backward")
+                self.optimizer.collect()
+                total += loss.item()
+                laps.end("optimizer")
+        self.optimizer.collect()
         return total
 
 
