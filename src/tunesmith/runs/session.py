@@ -17,7 +17,7 @@ from tunesmith.data.prepare import PreparedData, prepare
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, load, quantize
+from tunesmith.model import anatomy, forward, load, quantize, token_rows
 from tunesmith.model.load import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
@@ -102,6 +102,9 @@ class Session:
         memory.keep_few_kernels()
         memory.return_freed_memory()
         self.model = load.load(self.source, self.data.task, labels=self.data.labels, base_bits=training.base_bits)
+        for part in (self.data.train, self.data.validation, self.data.test):
+            for ids in (part.tokens.input_ids, part.tokens.target_ids):
+                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
         nn.Module.to(self.model, self.device)
         self.forward, reason = forward.choose(
             self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.model.many import Together
@@ -76,18 +76,20 @@ class Learner:
     def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> Tensor:
         """The part of some passes in the mean loss over `num_targets`, a float64 scalar, and in its gradients."""
         total = torch.zeros((), dtype=torch.float64, device=anatomy.device_of(self.forward.model))
-        for batch, seed in passes:
-            if batch.num_targets == 0:
-                continue
-            torch.manual_seed(seed)
-            with self.forward.scope(batch):
-                loss = self.forward.loss(batch) / num_targets
-                laps.end("head")
-                loss.backward()
-                laps.end("backward")
-            self.optimizer.collect()
-            total += loss.detach()
-            laps.end("optimizer")
+        with virtual_tokens.made_once(self.forward.model):
+            for batch, seed in passes:
+                if batch.num_targets == 0:
+                    continue
+                torch.manual_seed(seed)
+                with self.forward.scope(batch):
+                    loss = self.forward.loss(batch) / num_targets
+                    laps.end("head")
+                    loss.backward()
+                    laps.end("backward")
+                self.optimizer.collect()
+                total += loss.detach()
+                laps.end("optimizer")
+        self.optimizer.collect()
         return total
 
 
