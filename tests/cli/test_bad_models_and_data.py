@@ -18,7 +18,7 @@ import hostile_texts
 import run_data
 import tiny_models
 import tiny_tokenizer
-from tunesmith.checkpoint import durable
+from tunesmith import durable
 from tunesmith.commands import main
 from tunesmith.reports.result import RunResult
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from tunesmith import registry
 from tunesmith.checkpoint import peft_tokens
-from tunesmith.checkpoint.durable import whole_folder
 from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 from tunesmith.checkpoint.trained import METHODS, fill, thaw_saved, trainable
+from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError, RunError
 from tunesmith.interchange import PeftFormat
 from tunesmith.method import Method

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith import registry, settings
-from tunesmith.checkpoint.durable import whole_folder
 from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
+from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError
 from tunesmith.method import Method
 from tunesmith.model import surgery, token_rows

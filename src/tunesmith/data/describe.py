@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tunesmith.data.examples import Labelled, Task
+import numpy as np
+
+from tunesmith.data.examples import Task
 from tunesmith.data.raw import RawTable, Skipped
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from tunesmith.data.prepare import Part
     from tunesmith.data.recognise import Shape
     from tunesmith.data.split import Splits
-    from tunesmith.data.tokenise import Tokenised
+    from tunesmith.data.tokenise import Losses
 
 REASONS_SHOWN = 3
 
@@ -48,9 +50,9 @@ def parts(split: Sequence[Part], splits: Splits, labels: Sequence[str]) -> list[
     near = f"; {splits.num_near:,} near-identical rows stay together" if splits.num_near and not splits.group_was_cut else ""
     sentences = [f"{train:,} to train on, {validation:,} to choose the best checkpoint, {test:,} to test{near}"]
     if labels:
-        counts = Counter(example.label for part in split for example in part.examples if isinstance(example, Labelled))
-        total = max(1, counts.total())
-        shown = ", ".join(f"{name} {100 * counts[name] / total:.1f} %" for name in labels[:8])
+        counts = np.sum([np.bincount(part.tokens.labels, minlength=len(labels)) for part in split], axis=0).tolist()
+        total = max(1, sum(counts))
+        shown = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in zip(labels[:8], counts, strict=False))
         sentences.append(f"{len(labels):,} classes: {shown}{', ...' if len(labels) > 8 else ''}")
     return sentences
 
@@ -65,7 +67,7 @@ def tokens(task: Task, split: Sequence[Part], max_length: int, notes: Sequence[s
     return [*notes, f"{table.num_tokens:,} tokens to train on, {table.num_labelled:,} of them with loss, {rows}"]
 
 
-def losses(result: Tokenised, converted: Converted, max_length: int, name: str) -> list[str]:
+def losses(result: Losses, converted: Converted, max_length: int, name: str) -> list[str]:
     """Warnings about rows cut or skipped, if they are more than a few."""
     from tunesmith.data.prepare import WARN_CUT_SHARE, WARN_SKIPPED_SHARE
 
@@ -87,4 +89,4 @@ def losses(result: Tokenised, converted: Converted, max_length: int, name: str) 
 
 def _count(part: Part) -> int:
     """Rows of the data in a part; windows of one text count once."""
-    return len({id(example) for example in part.examples})
+    return len(np.unique(part.origins))

@@ -9,13 +9,11 @@ depend on the passes alone, so the same number of processes gives bitwise the sa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import itertools
 import mmap
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunesmith import forked
 from tunesmith.data.pack import even_groups
 from tunesmith.errors import WorkerLost
 from tunesmith.model.batch import Batch
@@ -35,13 +34,12 @@ from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.step import Learner, Pass
 
 STEPS_BETWEEN_LOOKS = 8  # at how much of a worker's memory is shared; then it gives back what is free
-_DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 _LOST = "Go on from the last checkpoint with `tunesmith resume`; if memory ran out, begin anew with --workers 1."
 
 
 def are_possible(device: torch.device) -> bool:
     """Whether this system can fork a process that computes."""
-    return sys.platform == "linux" and device.type == "cpu"
+    return forked.is_possible() and device.type == "cpu"
 
 
 @contextlib.contextmanager
@@ -197,7 +195,7 @@ def _work(connection: Connection, learner: Learner, gradients: list[Tensor], par
     """The life of a worker: it answers until the process that trains is no more."""
     code = 1
     try:
-        _obey_only(parent)
+        forked.obey_only(parent)
         torch.set_num_threads(1)
         learner.optimizer.add_gradients_in(gradients)
         _serve(connection, learner)
@@ -208,15 +206,6 @@ def _work(connection: Connection, learner: Learner, gradients: list[Tensor], par
             connection.send(f"{type(error).__name__}: {error}")
     finally:
         os._exit(code)
-
-
-def _obey_only(parent: int) -> None:
-    """End with the parent, however it ends; signals to the group are for the parent to answer."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise EOFError
 
 
 def _serve(connection: Connection, learner: Learner) -> None:
