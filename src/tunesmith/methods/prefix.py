@@ -3,8 +3,8 @@
 out = softmax(q [P_k ; k]t) [P_v ; v]      P_k, P_v of each layer: (key heads, num_tokens, width)
 
 At the start they are the keys and values of random words. With `hidden` a network makes them while training:
-P = V tanh(U E) with E: (num_tokens, hidden size), U: (hidden, hidden size), V: (all keys and values, hidden). It runs once per
-forward pass, not once per row.
+P = V tanh(U E) with E: (num_tokens, hidden size), U: (hidden, hidden size), V: (all keys and values, hidden). It runs once
+per step, not once per row.
 """
 
 from __future__ import annotations
