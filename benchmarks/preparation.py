@@ -2,8 +2,8 @@
 
     python -m benchmarks.preparation [--rows 1000000] [--keep]
 
-Rows are drawn from the words of Python's own documentation with a fixed seed and written to a temporary folder; so is the cache of
-prepared rows. Every measurement is a fresh process. See README.md.
+Rows are drawn from the words of Python's own documentation with a fixed seed and written to a temporary folder; so is the
+cache of prepared rows. Every measurement is a fresh process. See README.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ load.quiet()
 source = load.find(sys.argv[2])
 tokenizer, longest = source.tokenizer, source.config.max_position_embeddings
 start = time.perf_counter()
-data = prepare(DataSettings(data=(sys.argv[1],)), tokenizer, task="auto", model_max_length=longest, is_encoder=source.is_encoder)
+settings, kind = DataSettings(data=(sys.argv[1],)), source.is_encoder
+data = prepare(settings, tokenizer, task="auto", model_max_length=longest, is_encoder=kind)
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "rows": len(data.train), "tokens": data.train.tokens.num_tokens}))
 """
