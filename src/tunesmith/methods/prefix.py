@@ -71,7 +71,7 @@ class PrefixTuning(Method, PeftFormat):
     starts_as_identity = False
     mergeable = False
     learning_rate = 5e-3
-    learning_rate_small = 5e-3
+    learning_rate_small = 2e-2
     peft_type = "PREFIX_TUNING"
     peft_prefix = PROMPT_PREFIX
     peft_keys = frozenset({"num_virtual_tokens", "token_dim", "num_transformer_submodules"})
