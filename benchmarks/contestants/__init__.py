@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmarks.job import Precision
 from benchmarks.workload import Order
 
 # glibc maps large tensors anew at every step unless it is told to keep them; the same for every tuned contestant.
@@ -24,11 +24,13 @@ class Configuration:
     about: str
     module: Literal["peft", "tunesmith"]
     """File in this folder; also decides the environment."""
-    wish: Literal["float32", "bfloat16", "auto"]
-    """Number format of weights and activations; `auto` is the one that this machine computes faster in."""
+    wish: Literal["float32", "bfloat16", "auto", "autocast"]
+    """Number format of weights and activations; `auto` is the one that this machine computes faster in, `autocast` the same
+    with weights in float32."""
     base_bits: int = 16
     """Bits of each frozen weight of the linear layers: 16 leaves them as they are, 4 is QLoRA."""
-    rows_per_pass: int = 8
+    rows_per_pass: int | None = None
+    """None: all rows of a step."""
     order: Order = "given"
     pads: bool = True
     """Whether the rows of a pass are filled up to the longest."""
@@ -36,8 +38,10 @@ class Configuration:
     """Environment variables of the process."""
 
     @property
-    def precision(self) -> Literal["float32", "bfloat16"]:
+    def precision(self) -> Precision:
         """The number format on this machine."""
+        if self.wish == "autocast":
+            return "autocast" if faster_here() == "bfloat16" else "float32"
         return faster_here() if self.wish == "auto" else self.wish
 
 
@@ -53,7 +57,7 @@ def faster_here() -> Literal["float32", "bfloat16"]:
 
 
 def _tuned(
-    about: str, rows_per_pass: int, *, order: Order = "given", wish: Literal["bfloat16", "auto"] = "auto"
+    about: str, rows_per_pass: int | None, *, order: Order = "given", wish: Literal["bfloat16", "auto", "autocast"] = "auto"
 ) -> Configuration:
     """The peer with weights and adapter in one format and the allocator tuned."""
     about = f"PEFT + Trainer, {about}, allocator tuned, {'the faster number format' if wish == 'auto' else wish}"
@@ -64,7 +68,7 @@ def _tuned(
 
 CONFIGURATIONS = {
     "peft-default": Configuration(
-        about="PEFT + Trainer, float32, batch 8: what a newcomer runs", module="peft", wish="float32"
+        about="PEFT + Trainer, float32, the whole step in one pass: what a newcomer runs", module="peft", wish="float32"
     ),
     "peft-best": _tuned("1 row x 8 accumulated", 1),
     "peft-2x4": _tuned("2 rows x 4 accumulated", 2),
@@ -84,18 +88,3 @@ CONFIGURATIONS = {
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
     ),
 }
-USUAL = ("peft-default", "peft-best", "tunesmith")
-REFERENCES = {16: "peft-default", 4: "peft-qlora"}
-"""The loss curve that all others of the same bits must follow, in float32: the peer's, unchanged."""
-
-
-def reference_of(names: Iterable[str]) -> str:
-    """The contestant that those named are compared with.
-
-    Raises:
-        ValueError: If they keep the base in different numbers of bits, so that their losses cannot be the same.
-    """
-    bits = {CONFIGURATIONS[name].base_bits for name in names}
-    if len(bits) != 1:
-        raise ValueError("contestants over a quantised base and over a plain one learn differently: measure them apart.")
-    return REFERENCES[bits.pop()]

@@ -55,8 +55,8 @@ class Peft(measure.Contestant):
 
     def load(self, job: Job) -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            job.folder / job.precision,
-            dtype=getattr(torch, job.precision),
+            job.folder / job.weights,
+            dtype=getattr(torch, job.weights),
             attn_implementation="sdpa",
             quantization_config=quantisation(job),
         )
