@@ -23,7 +23,7 @@ class Job:
     """Holds `float32/` and `bfloat16/` (model folders), `adapter/` (what learns, as it begins) and `rows.json`."""
     task: Task = "causal"
     method: str = "lora"
-    """What learns: one of `benchmarks.starts.METHODS`."""
+    """What learns, by the name of tunesmith's method or preset."""
     sections: list[tuple[str, int, int]] = field(default_factory=list)
     """(section of the workload, its first so many rows, how often), in the order trained."""
     num_warmup_steps: int = 0

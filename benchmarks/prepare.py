@@ -1,7 +1,7 @@
 """Write what all contestants of a suite share, in the environment of PEFT; called by `prepared`.
 
 python -m benchmarks.prepare model SUITE MODEL FOLDER          `float32/` and `bfloat16/`: the model in two precisions
-python -m benchmarks.prepare suite SUITE DATA FOLDER MODEL     `rows.json` and `adapter/` beside them
+python -m benchmarks.prepare rows SUITE DATA FOLDER MODEL      `rows.json` beside them
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from benchmarks import rows, starts, workload
+from benchmarks import rows, workload
 from benchmarks.suites import SUITES, Suite
 
 SEED = 20
@@ -51,8 +51,6 @@ def main() -> None:
     where = {"gguf_file": model.name} if model.is_file() else {}
     tokenizer = AutoTokenizer.from_pretrained(model.parent if where else model, **where)
     workload.write(rows.tokenised(tokenizer, Path(source), suite.work), place / "rows.json")
-    torch.manual_seed(SEED)
-    starts.write(suite, place)
 
 
 if __name__ == "__main__":

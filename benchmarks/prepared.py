@@ -15,7 +15,7 @@ from benchmarks import launch, peer_environment
 from benchmarks.suites import Suite
 
 ROOT = peer_environment.ROOT
-SOURCES = ("rows.py", "starts.py", "suites.py", "workload.py", "environments/peft.txt")
+SOURCES = ("rows.py", "starts", "suites.py", "workload.py", "environments")
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,15 @@ def folder_of(suite: Suite, inputs: Inputs) -> Path:
     model, data = _inputs(suite, inputs)
     models = _made(
         f"{suite.work.model}-{_digest([model, ROOT / 'benchmarks' / 'prepare.py'])}",
-        lambda place: _prepare("model", suite, model, place),
+        lambda place: _run("peft", "prepare", "model", suite.name, model, place),
     )
+    peer = suite.contestants[suite.reference].module
 
     def make(place: Path) -> None:
         # Hard links: a folder is complete in itself, and a model is on the disk once.
         shutil.copytree(models, place, copy_function=os.link, dirs_exist_ok=True)
-        _prepare("suite", suite, data, place, model)
+        _run("peft", "prepare", "rows", suite.name, data, place, model)
+        _run(peer, f"starts.{peer}", suite.name, place)
 
     sources = [model, data, *(ROOT / "benchmarks" / name for name in SOURCES)]
     return _made(f"{suite.name}-{_digest(sources)}", make)
@@ -55,8 +57,9 @@ def _inputs(suite: Suite, inputs: Inputs) -> tuple[Path, Path]:
     return model.resolve(), data.resolve()
 
 
-def _prepare(what: str, suite: Suite, *paths: Path) -> None:
-    command = [str(peer_environment.python()), "-m", "benchmarks.prepare", what, suite.name, *map(str, paths)]
+def _run(peer: str, module: str, *words: str | Path) -> None:
+    """Run a module of the benchmark in the environment of a peer."""
+    command = [str(peer_environment.python(peer)), "-m", f"benchmarks.{module}", *map(str, words)]
     variables = launch.variables(dict(os.environ), {"PYTHONWARNINGS": "ignore"}, num_threads=2)
     subprocess.run(command, cwd=ROOT, check=True, env=variables)
 

@@ -42,7 +42,7 @@ class Suite:
     about: str
     work: Work = SHORTER
     method: str
-    """What learns: one of `benchmarks.starts.METHODS`."""
+    """What learns, by the name of tunesmith's method or preset."""
     learning_rate: float
     usual: tuple[str, ...] = ("peft-default", "peft-best", "tunesmith")
     """Who takes part unless others are named."""
@@ -93,5 +93,41 @@ SUITES = _table(
             usual=("peft-qlora", "tunesmith-qlora"),
             reference="peft-qlora",
         ),
+        Suite(
+            name="classification",
+            about="LoRA on all linear layers of MiniLM and a new head, film reviews",
+            work=REVIEWS,
+            method="lora",
+            learning_rate=1e-3,
+            usual=("peft-default", "peft-grouped", "tunesmith"),
+            others=("peft-sorted",),
+        ),
+        Suite(
+            name="full",
+            about="all weights of SmolLM2-135M",
+            method="full",
+            learning_rate=1e-4,
+            usual=("peft-default", "peft-autocast", "tunesmith"),
+        ),
+        Suite(
+            name="adapter",
+            about="bottleneck adapters of Houlsby on SmolLM2-135M",
+            method="houlsby",
+            learning_rate=1e-3,
+            usual=("adapters-default", "adapters-best", "tunesmith"),
+            reference="adapters-default",
+        ),
+        Suite(
+            name="adapter-pfeiffer",
+            about="bottleneck adapters of Pfeiffer on SmolLM2-135M",
+            method="pfeiffer",
+            learning_rate=1e-3,
+            usual=("adapters-default", "adapters-best", "tunesmith"),
+            reference="adapters-default",
+        ),
+        Suite(name="prefix", about="20 prefix tokens before every layer of SmolLM2-135M", method="prefix", learning_rate=5e-3),
+        Suite(name="prompt", about="100 virtual tokens before the input of SmolLM2-135M", method="prompt", learning_rate=3e-2),
+        Suite(name="ptuning", about="20 virtual tokens made by a network, SmolLM2-135M", method="ptuning", learning_rate=1e-3),
+        Suite(name="ia3", about="scaled keys, values and inner activations, SmolLM2-135M", method="ia3", learning_rate=5e-3),
     ]
 )

@@ -22,7 +22,7 @@ class Configuration:
     """A contestant with its settings."""
 
     about: str
-    module: Literal["peft", "tunesmith"]
+    module: Literal["peft", "adapters", "tunesmith"]
     """File in this folder; also decides the environment."""
     wish: Literal["float32", "bfloat16", "auto", "autocast"]
     """Number format of weights and activations; `auto` is the one that this machine computes faster in, `autocast` the same
@@ -57,33 +57,48 @@ def faster_here() -> Literal["float32", "bfloat16"]:
 
 
 def _tuned(
-    about: str, rows_per_pass: int | None, *, order: Order = "given", wish: Literal["bfloat16", "auto", "autocast"] = "auto"
+    about: str,
+    rows_per_pass: int | None,
+    *,
+    module: Literal["peft", "adapters"] = "peft",
+    order: Order = "given",
+    wish: Literal["bfloat16", "auto", "autocast"] = "auto",
+    base_bits: int = 16,
 ) -> Configuration:
-    """The peer with weights and adapter in one format and the allocator tuned."""
-    about = f"PEFT + Trainer, {about}, allocator tuned, {'the faster number format' if wish == 'auto' else wish}"
+    """A peer in a fast number format, with the allocator tuned."""
+    formats = {"auto": "the faster number format", "bfloat16": "bfloat16", "autocast": "weights in float32, autocast if faster"}
     return Configuration(
-        about=about, module="peft", wish=wish, rows_per_pass=rows_per_pass, order=order, variables=TUNED_ALLOCATOR
+        about=f"{PEERS[module]}, {about}, allocator tuned, {formats[wish]}",
+        module=module,
+        wish=wish,
+        base_bits=base_bits,
+        rows_per_pass=rows_per_pass,
+        order=order,
+        variables=TUNED_ALLOCATOR,
     )
 
 
+def _newcomers(module: Literal["peft", "adapters"]) -> Configuration:
+    """A peer as it comes."""
+    about = f"{PEERS[module]}, float32, the whole step in one pass: what a newcomer runs"
+    return Configuration(about=about, module=module, wish="float32")
+
+
+PEERS = {"peft": "PEFT + Trainer", "adapters": "AdapterHub's adapters + Trainer"}
 CONFIGURATIONS = {
-    "peft-default": Configuration(
-        about="PEFT + Trainer, float32, the whole step in one pass: what a newcomer runs", module="peft", wish="float32"
-    ),
-    "peft-best": _tuned("1 row x 8 accumulated", 1),
+    "peft-default": _newcomers("peft"),
+    "peft-best": _tuned("1 row at a time, accumulated", 1),
+    "peft-autocast": _tuned("1 row at a time, accumulated", 1, wish="autocast"),
     "peft-2x4": _tuned("2 rows x 4 accumulated", 2),
     "peft-2x4-sorted": _tuned("2 rows x 4 accumulated, the rows of every step sorted by length", 2, order="sorted_in_step"),
     "peft-8x1-grouped": _tuned("batch 8, steps of rows of similar length", 8, order="grouped"),
-    "peft-bfloat16": _tuned("1 row x 8 accumulated", 1, wish="bfloat16"),
+    "peft-grouped": _tuned("the whole step in one pass, steps of rows of similar length", None, order="grouped"),
+    "peft-sorted": _tuned("8 rows at a time, the rows of every step sorted by length", 8, order="sorted_in_step"),
+    "peft-bfloat16": _tuned("1 row at a time, accumulated", 1, wish="bfloat16"),
+    "peft-qlora": _tuned("over bitsandbytes' NF4, 1 row at a time, accumulated", 1, base_bits=4),
+    "adapters-default": _newcomers("adapters"),
+    "adapters-best": _tuned("1 row at a time, accumulated", 1, module="adapters"),
     "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
-    "peft-qlora": Configuration(
-        about="PEFT + bitsandbytes + Trainer, 1 row x 8 accumulated, allocator tuned, the faster number format",
-        module="peft",
-        wish="auto",
-        base_bits=4,
-        rows_per_pass=1,
-        variables=TUNED_ALLOCATOR,
-    ),
     "tunesmith-qlora": Configuration(
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
     ),
