@@ -30,7 +30,10 @@ def read_model(source: Path, suite: Suite) -> PreTrainedModel:
     """The model of a folder or a GGUF file, with a new head where rows are to be classified."""
     torch.manual_seed(SEED)
     if suite.work.task == "classification":
-        return AutoModelForSequenceClassification.from_pretrained(source, dtype=torch.float32, num_labels=len(rows.LABELS))
+        # Dropout off: with it, losses of equal trainings differ.
+        return AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, num_labels=len(rows.LABELS), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )
     read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     delattr(read.config, "quantization_config")
     # A model that came from a quantised file refuses to be saved, even though its weights are plain floats by now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 LABELS = ("negative", "positive")
 """Names of the classes of film reviews, in the order of their numbers."""
+SEED = 20
 SURPLUS = 4
 """So many times the rows that are needed are tokenised: some are too long."""
 
@@ -38,8 +40,9 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, data: Path, work: Work) -> Wor
     num_rows = SURPLUS * (work.num_warmup + work.num_timed + work.num_check)
     text = data.read_text(encoding="utf-8")
     if work.task == "classification":
-        reviews: list[Review] = [json.loads(line) for line in text.splitlines()[:num_rows]]
-        rows = [classified(review, lambda words: _ids(tokenizer, words, special=True)) for review in reviews]
+        reviews: list[Review] = [json.loads(line) for line in text.splitlines()]
+        random.Random(SEED).shuffle(reviews)  # the file has one class first
+        rows = [classified(review, lambda words: _ids(tokenizer, words, special=True)) for review in reviews[:num_rows]]
     else:
         instructions: list[Instruction] = json.loads(text)[:num_rows]
         rows = [answered(example, _renderer(tokenizer), lambda words: _ids(tokenizer, words)) for example in instructions]
