@@ -71,7 +71,11 @@ def _suite(record: Record) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     limit = record.get("limit")
-    end = [] if not limit else ["", f"tunesmith reaches {limit['share']:.0%} of what matrix products alone would allow here."]
+    end = (
+        []
+        if not limit
+        else ["", f"tunesmith reaches {100 * limit['share']:.0f} % of what matrix products alone would allow here."]
+    )
     return "\n".join([*lines, *(_row(name, record) for name in record["summaries"]), *end])
 
 
