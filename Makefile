@@ -12,7 +12,7 @@ SUITE ?= lora
 SIZE ?= full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test test-all soak bench bench-quick learning perplexity docs new-method
+.PHONY: help setup demo check fix test test-all test-gpu soak bench bench-quick learning perplexity docs new-method
 
 help:  ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test: setup  ## the tests, without the slow ones and without network
 test-all: setup  ## everything but the soak tests; fetches the starter models and data
 	$(PYTEST) -n 2 --durations=10 -m 'not soak'
 
+test-gpu: setup  ## kernels through Triton's interpreter, and all that needs a GPU where there is one; brings Triton (200 MB)
+	$(PIP) install --quiet --constraint constraints.txt triton
+	$(PYTEST) -q -m 'not (slow or starter or peer or soak)' tests/gpu tests/kernels
+
 soak: setup  ## hundreds of kills and full disks
 	$(PYTEST) -m soak
 
@@ -65,6 +69,7 @@ docs: setup  ## write docs/reference from the code
 	$(BIN)/python tools/reference.py docs/reference
 	$(BIN)/python tools/methods_table.py docs/methods.md
 	$(BIN)/python tools/learning_table.py docs/methods.md
+	$(BIN)/python tools/benchmarks_table.py docs/benchmarks.md
 	$(BIN)/python tools/file_tree.py README.md
 
 new-method: setup  ## scaffold a fine-tuning method: make new-method NAME=my-method

@@ -86,11 +86,20 @@ def _train(contestant: Contestant, job: jobs.Job, measurement: jobs.Measurement)
     log.start()
     contestant.train(rows, job, log)
     measurement.train_peak_bytes = process_memory.status_bytes("VmHWM") + contestant.worker_bytes
+    if (most_on_gpu := _gpu_peak_bytes()) is not None:
+        measurement.train_peak_bytes = most_on_gpu
     measurement.end_anonymous_bytes = process_memory.status_bytes("RssAnon")
     measurement.end_file_bytes = process_memory.status_bytes("RssFile")
     measurement.step_seconds, measurement.losses = log.step_seconds, log.losses
     measurement.gradient_norms = log.gradient_norms
     _compare(contestant.adapter(), job.start_file, measurement)
+
+
+def _gpu_peak_bytes() -> int | None:
+    """The most that tensors held on a GPU, loading included; None where none was used."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def _compare(final: Mapping[str, Tensor], initial_file: Path, measurement: jobs.Measurement) -> None:
@@ -103,7 +112,7 @@ def _compare(final: Mapping[str, Tensor], initial_file: Path, measurement: jobs.
             raise SystemExit(f"what was trained has other tensors than the start: {other[:4]} ({len(other)} in all).")
         for name, trained in final.items():
             before = initial.get_tensor(name).float()
-            change = trained.detach().float() - before
+            change = trained.detach().cpu().float() - before
             measurement.num_trainable += change.numel()
             measurement.num_unmoved += not bool(change.any())
             initial_square += float(before.double().square().sum())

@@ -107,7 +107,10 @@ def all_suites(arguments: argparse.Namespace) -> int:
     if arguments.contestants == "all":
         passed_on = [word for word in passed_on if word != "--contestants"] + ["--contestants", "all"]
     codes = {}
-    for name in SUITES:
+    for name, suite in SUITES.items():
+        if suite.on_gpu and not has_gpu():
+            print(f"suite {name}: left out, there is no GPU here", flush=True)
+            continue
         start = time.monotonic()
         codes[name] = subprocess.run(
             [sys.executable, "-m", "benchmarks.run", "--suite", name, *passed_on], check=False
@@ -115,6 +118,13 @@ def all_suites(arguments: argparse.Namespace) -> int:
         print(f"suite {name}: exit code {codes[name]}, {time.monotonic() - start:.0f} s\n", flush=True)
     failed = [name for name, code in codes.items() if code]
     return _refuse([f"failed: {', '.join(failed)}; the results of the others are kept."], 1) if failed else 0
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _refuse(problems: list[str], exit_code: int) -> int:

@@ -56,6 +56,11 @@ class Suite:
         """Everyone who may take part, by name."""
         return {name: CONFIGURATIONS[name] for name in (*self.usual, *self.others)}
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it needs a GPU."""
+        return any(configuration.on_gpu for configuration in self.contestants.values())
+
     def chosen(self, wish: str | None) -> list[str]:
         """The contestants that a word of the command line means: names with commas between, `all`, or the usual ones.
 
@@ -92,6 +97,15 @@ SUITES = _table(
             learning_rate=2e-4,
             usual=("peft-qlora", "tunesmith-qlora"),
             reference="peft-qlora",
+        ),
+        Suite(
+            name="gpu",
+            about="the same on a GPU; needs one, and nobody has run it yet",
+            work=INSTRUCTIONS,
+            method="lora",
+            learning_rate=2e-4,
+            usual=("peft-gpu", "tunesmith-gpu"),
+            reference="peft-gpu",
         ),
         Suite(
             name="classification",

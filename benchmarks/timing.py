@@ -75,7 +75,7 @@ class Benchmark:
             configuration = self.suite.contestants[name]
             if configuration.module not in import_bytes:
                 idle = launch.start(configuration, Job(mode="import", workload_folder=str(self.folder)), self.num_threads)
-                import_bytes[configuration.module] = idle.measurement.import_bytes
+                import_bytes[configuration.module] = 0 if configuration.on_gpu else idle.measurement.import_bytes
             facts = results.Facts(
                 loss_gap=check.timed_gap(self.suite, name, measurements),
                 learnt_share=checked.learnt_shares.get(name, float("nan")),

@@ -12,6 +12,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+if not os.path.exists("/dev/nvidiactl"):  # noqa: PTH110 - nothing is imported yet
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # without a GPU Triton's kernels are interpreted; read when it is imported
 
 import importlib.util
 from collections.abc import Callable

@@ -155,23 +155,18 @@ def merge_keeps_the_function_or_says_why_not(method: Method, case: Case) -> None
 
 
 def cached_decoding_equals_the_plain_forward(method: Method, case: Case) -> None:
-    """Tokens generated one at a time have the logits of the whole sequence at once."""
+    """Tokens generated one at a time, with a cache and without, have the logits of the whole sequence at once."""
     if case.task == "classification":
         return
     model = case.model()
     method.attach(model)
     case.train(model)
     prompt = case.batch()["input_ids"][:2, :5]
-    out = model.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=8,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=None,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    settings = {**_GENERATION, "input_ids": prompt, "attention_mask": torch.ones_like(prompt), "max_new_tokens": 8}
+    out = model.generate(**settings)
+    uncached = model.generate(**settings, use_cache=False)
+    assert torch.equal(uncached.sequences, out.sequences)
+    torch.testing.assert_close(torch.stack(uncached.logits, 1), torch.stack(out.logits, 1), rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         if case.task == "seq2seq":
             plain = model(input_ids=prompt, decoder_input_ids=out.sequences[:, :-1]).logits
@@ -182,19 +177,21 @@ def cached_decoding_equals_the_plain_forward(method: Method, case: Case) -> None
 
 
 def padding_changes_no_answer(method: Method, case: Case) -> None:
-    """A row that is padded on the left to be generated with longer ones gets the answer that it gets alone."""
-    if case.task != "causal":
+    """A row that is padded to be generated with longer ones gets the answer that it gets alone.
+
+    A decoder's rows are padded on the left, where they must end together; what an encoder reads is padded on the right.
+    """
+    if case.task == "classification":
         return
     model = case.model()
     method.attach(model)
     case.train(model)
-    model.generation_config.pad_token_id = 0
+    own = slice(2, None) if case.task == "causal" else slice(None, -2)
     ids = case.batch()["input_ids"][:2, :6]
-    mask = torch.ones_like(ids)
-    mask[0, :2] = 0
-    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-    settings |= {"output_logits": True, "return_dict_in_generate": True}
-    alone = model.generate(input_ids=ids[:1, 2:], attention_mask=mask[:1, 2:], **settings)
+    mask = torch.zeros_like(ids)
+    mask[0, own], mask[1] = 1, 1
+    settings = {**_GENERATION, "max_new_tokens": 5}
+    alone = model.generate(input_ids=ids[:1, own], attention_mask=mask[:1, own], **settings)
     together = model.generate(input_ids=ids, attention_mask=mask, **settings)
     torch.testing.assert_close(torch.stack(together.logits, 1)[:1], torch.stack(alone.logits, 1), rtol=1e-4, atol=1e-4)
 
@@ -225,8 +222,8 @@ def packed_rows_answer_like_single_ones(method: Method, case: Case) -> None:
 
 
 def recomputed_activations_give_the_same_gradients(method: Method, case: Case) -> None:
-    """Activation checkpointing, which runs every layer twice, changes nothing."""
-    gradients = []
+    """Activation checkpointing, which runs every layer twice, changes nothing, packed or padded."""
+    found: list[tuple[int, dict[str, Tensor]]] = []
     for recompute in (False, True):
         model = case.model()
         torch.manual_seed(0)
@@ -235,13 +232,16 @@ def recomputed_activations_give_the_same_gradients(method: Method, case: Case) -
         if recompute:
             model.activation_checkpointing_enable({"use_reentrant": False})
         _without_dropout(model.train())
-        loss = model(**case.batch(), **({} if case.task == "classification" else {"use_cache": False})).loss
-        model.zero_grad()
-        loss.backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-4, msg=name)
+        calls = _count_calls(model)
+        gradients = {f"padded {name}": gradient for name, gradient in _padded_gradients(model, case).items()}
+        if case.task != "seq2seq":
+            gradients |= {f"packed {name}": gradient for name, gradient in _packed_gradients(model, case).items()}
+        found.append((calls[0], gradients))
+    (once, expected), (twice, gradients) = found
+    assert twice > once, "nothing was recomputed, which would prove nothing"
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
 def what_is_saved_is_loaded(method: Method, case: Case) -> None:
@@ -287,6 +287,10 @@ PROMISES: tuple[Promise, ...] = (
 )
 
 
+_GENERATION = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "output_logits": True}
+_GENERATION |= {"return_dict_in_generate": True}
+
+
 def _stream(case: Case) -> Batch:
     """Three rows of different lengths; every next token, or a class per row, is predicted."""
     lengths = [9, 4, 6]
@@ -296,6 +300,33 @@ def _stream(case: Case) -> Batch:
     ends = torch.cumsum(torch.tensor(lengths), 0) - 1
     positions = torch.tensor([i for i in range(len(ids)) if i not in ends.tolist()])
     return Batch(input_ids=ids, lengths=lengths, positions=positions, targets=ids[positions + 1])
+
+
+def _padded_gradients(model: nn.Module, case: Case) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(**case.batch(), **({} if case.task == "classification" else {"use_cache": False})).loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _packed_gradients(model: nn.Module, case: Case) -> dict[str, Tensor]:
+    model.zero_grad()
+    batch, forward = _stream(case), PackedForward(model)
+    with forward.scope(batch):
+        forward.loss(batch).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _count_calls(model: nn.Module) -> list[int]:
+    """A number, in a list, that grows with every call of a module that calls no other."""
+    calls = [0]
+
+    def count(*_: object) -> None:
+        calls[0] += 1
+
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    return calls
 
 
 def _without_dropout(model: nn.Module) -> None:

@@ -54,7 +54,12 @@ class Function:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters without `self`, `cls` and the context of an autograd function."""
+        """Parameters without `self`, `cls` and the context of an autograd function.
+
+        A kernel for a GPU is not counted: it can be given numbers and addresses only, never objects.
+        """
+        if any(ast.unparse(decorator) == "triton.jit" for decorator in self.node.decorator_list):
+            return 0
         arguments = self.node.args
         named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         return len([a for a in named if a.arg not in {"self", "cls", "ctx"}])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import tiny_models
@@ -40,10 +40,16 @@ def class_table(num_rows: int = 8, *, seed: int = 0) -> TokenTable:
 
 
 def attached(
-    method: Method, architecture: str = "llama", task: tiny_models.Task = "causal", *, kind: type[Forward] = PackedForward
+    method: Method,
+    architecture: str = "llama",
+    task: tiny_models.Task = "causal",
+    *,
+    kind: type[Forward] = PackedForward,
+    device: str = "cpu",
 ) -> tuple[Forward, FlatAdamW]:
     """A tiny model with a method on it and the optimizer of what it trains; the same arguments, the same weights."""
     model = tiny_models.build(architecture, task)
+    nn.Module.to(model, device)
     torch.manual_seed(0)
     method.attach(model)
     return kind(model), FlatAdamW(model.named_parameters(), 0.01)
@@ -120,8 +126,15 @@ PLAN = Plan(
 """Six steps over three quarters of two epochs of eight rows, some of them in two passes."""
 
 
-def loop(folder: Path, plan: Plan = PLAN, *, method: Method | None = None, table: TokenTable | None = None) -> Loop:
+def loop(
+    folder: Path,
+    plan: Plan = PLAN,
+    *,
+    method: Method | None = None,
+    table: TokenTable | None = None,
+    device: str = "cpu",
+) -> Loop:
     """A loop over a fresh tiny model."""
-    forward, optimizer = attached(method or LoRA(rank=2, dropout=0.2))
+    forward, optimizer = attached(method or LoRA(rank=2, dropout=0.2), device=device)
     log = MetricsLog(folder)
     return Loop(forward, table or language_table(), optimizer, plan, FakeKeeper(optimizer), log, Silent())

@@ -17,6 +17,10 @@ TUNED_ALLOCATOR = {
 }
 
 
+ON_GPU = {"CUDA_VISIBLE_DEVICES": "0"}
+"""Every other contestant sees no GPU."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
     """A contestant with its settings."""
@@ -36,6 +40,11 @@ class Configuration:
     """Whether the rows of a pass are filled up to the longest."""
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables of the process."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU; its memory is then that of tensors there."""
+        return "CUDA_VISIBLE_DEVICES" in self.variables
 
     @property
     def precision(self) -> Precision:
@@ -101,5 +110,15 @@ CONFIGURATIONS = {
     "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
     "tunesmith-qlora": Configuration(
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
+    ),
+    "peft-gpu": Configuration(
+        about="PEFT + Trainer on a GPU, bfloat16, batch 8", module="peft", wish="bfloat16", variables=ON_GPU
+    ),
+    "tunesmith-gpu": Configuration(
+        about="tunesmith on a GPU, settings left to itself",
+        module="tunesmith",
+        wish="bfloat16",
+        pads=False,
+        variables=ON_GPU,
     ),
 }

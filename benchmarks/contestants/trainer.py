@@ -69,7 +69,7 @@ def train(model: nn.Module, rows: list[Row], job: Job, log: measure.StepLog) -> 
         logging_first_step=True,
         report_to="none",
         save_strategy="no",
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
         disable_tqdm=True,
         # The rows are ours; their fields are those of `Row`, whatever the model's forward is wrapped in.

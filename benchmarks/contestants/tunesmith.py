@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import measure
 from benchmarks.job import Job
@@ -29,7 +29,7 @@ from tunesmith.watch import Progress
 
 SEED = 0
 NO_CLIPPING = 1e9
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TASKS = {"causal": "chat", "classification": "classification"}
 """Our word for each task."""
 
@@ -70,13 +70,15 @@ class Tunesmith(measure.Contestant):
 
     def load(self, job: Job) -> None:
         load.quiet()
+        memory.keep_few_kernels()
         memory.return_freed_memory()
         self.job = job
         self.model = load.load(load.find(str(job.folder / job.weights)), TASKS[job.task], base_bits=job.base_bits)
+        nn.Module.to(self.model, DEVICE)
         self.forward, reason = forward.choose(self.model, classification=job.task == "classification")
         if reason:
             raise SystemExit(f"the model is not packed: {reason}")
-        dtype, _ = precision.choose(job.weights, CPU)
+        dtype, _ = precision.choose(job.weights, DEVICE)
         trains_base = starts.method_of(job.method).trains_base_weights
         if dtype != torch.float32 and not trains_base:
             precision.store_frozen(self.model, dtype)
@@ -125,9 +127,9 @@ class Tunesmith(measure.Contestant):
             num_rows=len(table),
             longest_row_tokens=int(table.lengths.max()),
             num_parameters=self.model.num_parameters(),
-            device=CPU.type,
+            device=DEVICE.type,
             num_validation_rows=0,
-            num_processors=torch.get_num_threads(),
+            num_processors=torch.get_num_threads() if DEVICE.type == "cpu" else 1,
         )
 
 

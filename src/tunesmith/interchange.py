@@ -125,7 +125,7 @@ def refuse_pattern(config: Mapping[str, object], pattern_key: str, key: str) -> 
 
 LOW_RANK_KEYS = frozenset(
     {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights"}
-)
+) | {"trainable_token_indices"}
 LOW_RANK_IGNORED = frozenset(
     {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "megatron_core"}
 ) | {"qalora_group_size", "eva_config", "runtime_config"}

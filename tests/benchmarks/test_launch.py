@@ -22,5 +22,12 @@ def test_a_job_has_the_work_of_the_suite_and_the_settings_of_the_contestant(monk
     assert (found.base_bits, found.rows_per_step, found.rows_per_pass, found.weights) == (4, 8, 1, "bfloat16")
 
 
+def test_only_who_asks_for_a_gpu_sees_one():
+    for name, configuration in contestants.CONFIGURATIONS.items():
+        seen = launch.variables({"CUDA_VISIBLE_DEVICES": "3"}, configuration.variables, num_threads=1)["CUDA_VISIBLE_DEVICES"]
+        assert (seen == "0") == configuration.on_gpu == name.endswith("-gpu")
+        assert seen in ("", "0")
+
+
 def test_a_newcomer_takes_a_whole_step_at_once(tmp_path):
     assert launch.job_of(suites.SUITES["lora"], "peft-default", tmp_path, []).rows_per_pass == 8

@@ -16,7 +16,7 @@ from typing import Literal
 
 import pytest
 
-from tunesmith.checkpoint import durable
+from tunesmith import durable
 
 Kind = Literal["folder", "file", "write", "flush", "rename", "remove", "done"]
 

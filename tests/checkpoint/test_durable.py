@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from tunesmith.checkpoint import durable, folder
+from tunesmith import durable
+from tunesmith.checkpoint import folder
 from tunesmith.errors import RunError
 
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tunesmith.checkpoint import durable, folder, tensor_file
+from tunesmith import durable
+from tunesmith.checkpoint import folder, tensor_file
 from tunesmith.errors import DiskFull, RunError
 
 

@@ -27,6 +27,7 @@ CASES = {
     "unknown command": Case(("fti", "a.csv"), "Unknown command 'fti'. Did you mean 'fit'?"),
     "flag before the command": Case(("--json", "fit"), "The command comes first"),
     "unknown flag": Case((*FIT, "--epoch", "3"), "Unknown flag --epoch. Did you mean --epochs?"),
+    "unknown flag like no other": Case((*FIT, "--nosuch", "3"), "Unknown flag --nosuch. `tunesmith fit --help`"),
     "unknown flag with a value": Case((*FIT, "--learning_rat=3"), "Unknown flag --learning_rat. Did you mean --learning-rate?"),
     "flag of another command": Case(("show", "x", "--quiet"), "Unknown flag --quiet."),
     "too many arguments": Case(("show", "a", "b"), "Unexpected argument 'b'."),

@@ -22,6 +22,7 @@ def asked(engine, result) -> list[FitSettings]:
 
     def rehearse(settings, watch):
         seen.append(settings)
+        watch.say("read 2 rows")
         rows = (
             RehearsedRow(tokens=("ask", " it", " answer", "\x1b"), learnt=(False, False, True, True)),
             RehearsedRow(tokens=("fine",), learnt=(False,), label="good"),
@@ -122,9 +123,17 @@ def test_dry_run(tunesmith_run, asked):
     assert "training.epochs = 2" in outcome.out
     assert "training.steps" not in outcome.out
     assert "row 1, 4 tokens, loss on 2: ask it⟦ answer�⟧\n" in outcome.out
-    assert "row 2, 1 tokens, loss on 0: fine -> ⟦good⟧\n" in outcome.out
+    assert "row 2, 1 token, to be given its label: fine -> ⟦good⟧\n" in outcome.out
     assert "Predicted: 1,200 steps, about 3 min 05 s, about 2 GB of memory." in outcome.out
     assert "Nothing was trained." in outcome.out
+
+
+def test_dry_run_says_what_was_found_once(tunesmith_run, asked):
+    """On a terminal both streams are one text: what was said while the data were read is not said again."""
+    loud = tunesmith_run("fit", "a.csv", "--model", "m", "--dry-run")
+    assert (loud.out + loud.err).count("read 2 rows") == 1
+    quiet = tunesmith_run("fit", "a.csv", "--model", "m", "--dry-run", "--quiet")
+    assert quiet.out.count("read 2 rows") == 1
 
 
 def test_dry_run_as_json(tunesmith_run, asked):

@@ -79,6 +79,30 @@ def test_everything_that_is_known():
     assert shown == "training: 120/500 steps, 3 min 10 s left, loss 0.521, learning rate 2.0e-04, 12,400 tokens/s, 1.5 GB"
 
 
+@pytest.mark.parametrize(
+    ("columns", "kept", "gone"), [(120, "learning rate", "none"), (80, "1.5 GB", "rate"), (40, "120/150", "loss")]
+)
+def test_the_bar_is_one_line_however_narrow_the_terminal(clock, columns, kept, gone):
+    """A bar on two lines jumps about; what a narrow terminal has no room for is left out whole."""
+    progress = Progress(
+        phase="training",
+        done=120,
+        total=150,
+        loss=0.5213,
+        learning_rate=2e-4,
+        tokens_per_second=12_400,
+        memory_bytes=1_500_000_000,
+    )
+    console = Console(file=io.StringIO(), width=columns)
+    with console.capture() as capture:
+        console.print(_view._bar(progress, 200.0, columns))
+    shown = capture.get()
+    assert shown.count("\n") == 1
+    assert "━" in shown
+    assert kept in shown
+    assert gone not in shown
+
+
 def test_bytes_and_unknown_totals():
     fetching = Progress(phase="fetching", done=12_000_000, total=93_000_000, unit="bytes")
     assert line(fetching, 0.0).startswith("fetching: 12 MB of 93 MB")

@@ -52,13 +52,25 @@ def test_shapes(row, name, task, example):
     shape = recognise(raw)
     assert (shape.name, shape.task) == (name, task)
     converted = convert(raw, shape)
-    assert converted.examples == [example, example]
-    assert converted.origins == [1, 2]
+    assert list(converted.examples) == [example, example]
+    assert converted.origins.tolist() == [1, 2]
+
+
+def test_a_file_without_a_header_is_noticed():
+    values = {"a fine film": [f"film {i} here" for i in range(20)], "good": ["good", "bad"] * 10}
+    raw = RawTable(values=values, numbers=np.arange(1, 21), files=[("a.csv", 0)], name="a.csv", kind="csv")
+    recognise(raw)
+    assert any("no header" in note and "'good'" in note for note in raw.notes)
+
+
+def test_messages_without_roles_are_explained():
+    with pytest.raises(DataError, match=r"`messages` holds no list of objects with 'role' and 'content'"):
+        recognise(table({"messages": ["hi", "there"]}, repeat=5))
 
 
 def test_system_prompt_comes_first():
     raw = table({"system": "s", "instruction": "i", "input": "", "output": "o"})
-    assert convert(raw, recognise(raw)).examples == [
+    assert list(convert(raw, recognise(raw)).examples) == [
         Chat((Message("system", "s"), Message("user", "i"), Message("assistant", "o")))
     ]
 
@@ -75,7 +87,7 @@ def test_system_prompt_comes_first():
 )
 def test_task_chooses_among_shapes(row, task, example):
     raw = table(row)
-    assert convert(raw, recognise(raw, task)).examples == [example]
+    assert list(convert(raw, recognise(raw, task)).examples) == [example]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +111,7 @@ def test_named_columns_overrule(row, choice, name, example):
     raw = table(row)
     shape = recognise(raw, columns=choice)
     assert shape.name == name
-    assert convert(raw, shape).examples == [example]
+    assert list(convert(raw, shape).examples) == [example]
 
 
 def test_columns_without_usual_names_are_recognised_by_content():
@@ -174,7 +186,7 @@ BAD_MESSAGES = [
 def test_bad_prompts_and_answers(row, reason):
     raw = table({"instruction": "i", "input": "", "output": "o"}, row)
     converted = convert(raw, recognise(raw))
-    assert converted.origins == [1]
+    assert converted.origins.tolist() == [1]
     assert converted.skipped[0].row == 2
     assert reason in converted.skipped[0].reason
 
@@ -183,14 +195,14 @@ def test_bad_prompts_and_answers(row, reason):
 def test_bad_messages(messages, reason):
     raw = table({"messages": ROLE}, {"messages": messages})
     converted = convert(raw, recognise(raw))
-    assert converted.examples == [chat("q", "a")]
+    assert list(converted.examples) == [chat("q", "a")]
     assert reason in converted.skipped[0].reason
 
 
 def test_turns_behind_the_last_answer_are_left_away_and_parts_joined():
     parts = [{"role": "human", "content": [{"type": "text", "text": "q"}, "2"]}, ROLE[1], ROLE[0]]
     raw = table({"messages": parts})
-    assert convert(raw, recognise(raw)).examples == [chat("q2", "a")]
+    assert list(convert(raw, recognise(raw)).examples) == [chat("q2", "a")]
 
 
 BAD_LABELS = [

@@ -8,12 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_sentences import VOCABULARY, sentences
-from tunesmith.data.examples import Chat, Labelled, Message, Text
+from tunesmith.data.columns import ExampleBuilder
+from tunesmith.data.examples import Chat, Example, Labelled, Message, Text
 from tunesmith.data.near import near_groups
-from tunesmith.data.split import Shares, num_shared, split
+from tunesmith.data.split import Shares, Splits, num_shared
+from tunesmith.data.split import split as split_columns
 from tunesmith.errors import DataError
 
 TENTH = Shares(validation=0.1, test=0.1)
+
+
+def split(examples: list[Example], shares: Shares, *, seed: int = 0) -> Splits:
+    task = {Chat: "chat", Labelled: "classification", Text: "text"}[type(examples[0])]
+    builder = ExampleBuilder(task)  # type: ignore[arg-type]
+    for example in examples:
+        builder.add(example)
+    return split_columns(builder.build(), shares, seed=seed)
 
 
 def replaced(text: str, count: int, seed: int) -> str:

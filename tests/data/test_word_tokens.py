@@ -54,7 +54,7 @@ def test_same_tokens(texts):
     tokens = TextTokenizer(templates.tokenizer(None))
     expected = [encoding.ids for encoding in tokens.encode(texts, special=False)]
     assert list(WordTokens(tokens).encode(texts)) == expected
-    assert list(encode(texts, tokens)) == expected
+    assert list(encode(texts, WordTokens(tokens))) == expected
 
 
 def test_white_space_at_the_edge_of_a_word_that_was_met_before():
@@ -77,14 +77,14 @@ def llama2() -> PreTrainedTokenizerFast:
 def test_tokenizer_that_words_do_not_suit_goes_the_plain_way():
     tokens, texts = TextTokenizer(llama2()), ["one two", "three four five"]
     assert not WordTokens(tokens).agrees(texts)
-    assert list(encode(texts, tokens)) == [encoding.ids for encoding in tokens.encode(texts, special=False)]
+    assert list(encode(texts, WordTokens(tokens))) == [encoding.ids for encoding in tokens.encode(texts, special=False)]
 
 
 @pytest.mark.parametrize("max_length", [8, 20, 400])
 def test_between_the_tokens_of_the_model(max_length):
     tokenizer = tiny_tokenizer.build("encoder")
     texts = sentences(30, words=6)
-    rows = list(encode_cut(texts, TextTokenizer(tokenizer), max_length))
+    rows = list(encode_cut(texts, WordTokens(TextTokenizer(tokenizer)), max_length))
     assert [ids for ids, _ in rows] == tokenizer(texts, truncation=True, max_length=max_length).input_ids
     assert [cut for _, cut in rows] == [len(ids) > max_length for ids in tokenizer(texts).input_ids]
 
@@ -102,7 +102,7 @@ def test_conversations_are_the_same_either_way(monkeypatch, template):
     monkeypatch.setattr("tunesmith.data.chat_tokens.MIN_TEXTS", 10**9)
     plain = tokenise(chats, tokenizer, task="chat", max_length=500)
     assert np.array_equal(by_words.table.input_ids, plain.table.input_ids)
-    assert np.array_equal(by_words.table.labels, plain.table.labels)
+    assert np.array_equal(by_words.table.token_labels, plain.table.token_labels)
 
 
 def test_words_are_forgotten_when_there_are_too_many(monkeypatch):

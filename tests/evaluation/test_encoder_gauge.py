@@ -43,7 +43,7 @@ def test_another_random_encoder_keeps_neighbours_by_chance_only():
     assert found.measures["representation_similarity"].value == pytest.approx(0.0, abs=0.1)
     assert found.measures["kept_neighbours"].value == pytest.approx(10 / 59, abs=0.06)
     assert found.level == "forgot much"
-    assert "(by chance 17%)" in found.sentence
+    assert "(by chance 17 %)" in found.sentence
 
 
 def test_a_turned_space_keeps_its_neighbours_but_not_its_directions():

@@ -63,6 +63,17 @@ def test_narrow_terminals(chat_result: RunResult, folder: Path):
     assert max(len(line) for line in lines if not line.startswith(kept_whole)) <= 50
 
 
+def test_results_at_80_columns(classification_result: RunResult, folder: Path):
+    """A value and its interval stand below each other where they have no room side by side; neither is torn apart."""
+    lines = summary_text(classification_result, folder, width=80).splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("tuned model "))
+    assert lines[row].split() == ["tuned", "model", "test", "86.0", "%", "85.9", "%"]
+    assert lines[row + 1].split() == ["83.9", "to", "88.1", "%", "83.8", "to", "88.0", "%"]
+    top = lines.index("Results") + 1
+    assert lines[top].split() == ["accuracy", "macro-F1"]
+    assert lines[top + 1].split() == ["model", "rows", "95", "%", "interval", "95", "%", "interval"]
+
+
 def test_merging_is_offered_only_where_it_can_be_done(classification_result: RunResult, folder: Path):
     (folder / "adapter").mkdir(exist_ok=True)
     assert "tunesmith merge" in summary_text(classification_result, folder)

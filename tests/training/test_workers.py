@@ -50,7 +50,7 @@ def _found(num_processes: int, learner: Learner) -> tuple[float, Tensor]:
         assert crew.num_processes == num_processes
         crew.accumulate(_passes())  # a second step must not see the gradients of the first
         crew.optimizer.forget()
-        return crew.accumulate(_passes()), _gradients(crew)
+        return crew.accumulate(_passes()).item(), _gradients(crew)
 
 
 @pytest.mark.parametrize("num_processes", [2, 3, 11])  # the last has more processes than passes

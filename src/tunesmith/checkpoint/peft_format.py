@@ -13,12 +13,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tunesmith import registry
-from tunesmith.checkpoint.durable import whole_folder
+from tunesmith.checkpoint import peft_tokens
 from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 from tunesmith.checkpoint.trained import METHODS, fill, thaw_saved, trainable
+from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError, RunError
 from tunesmith.interchange import PeftFormat
 from tunesmith.method import Method
+from tunesmith.model import token_rows
 from tunesmith.model.safe_files import read_json, read_tensors, shown
 
 CONFIG = "adapter_config.json"
@@ -51,7 +53,10 @@ def write(model: nn.Module, method: Method, folder: Path, *, base_model: str) ->
     """
     if not isinstance(method, PeftFormat):
         raise RunError(f"PEFT has no format for the method {method.name!r}.")
-    parts = method.to_peft(model, trainable(model))
+    tokens, rows, rest = peft_tokens.write(model, trainable(model))
+    if rows and peft_tokens.KEY not in method.peft_keys:
+        raise RunError(f"PEFT has no format for rows of embeddings beside {method.name!r}.")
+    parts = method.to_peft(model, rest)
     config = {
         "peft_type": method.peft_type,
         "task_type": _task_type(model),
@@ -62,8 +67,9 @@ def write(model: nn.Module, method: Method, folder: Path, *, base_model: str) ->
         "modules_to_save": _head_modules(model, parts.heads) or None,
         **method.peft_marks,
         **parts.config,
+        **tokens,
     }
-    tensors = {**parts.tensors, **{f"{method.peft_prefix}{name}": tensor for name, tensor in parts.heads.items()}}
+    tensors = {**parts.tensors, **rows, **{f"{method.peft_prefix}{name}": tensor for name, tensor in parts.heads.items()}}
     with whole_folder(folder, num_bytes_of(tensors)) as place:
         write_tensors(place / TENSORS, tensors)
         write_bytes(place / CONFIG, [json_bytes(dict(sorted(config.items())))])
@@ -75,16 +81,18 @@ def load(model: nn.Module, folder: Path) -> Method:
     Raises:
         InputError: If it cannot be read, asks for something no method here computes, or belongs to another model.
     """
-    method, tensors = read(folder, model)
+    method, tensors, rows = read(folder, model)
     method.attach(model)
+    tensors |= {token_rows.train(model, own.path, own.tokens): own.tensor for own in rows}
     learning = trainable(model)
-    thaw_saved(model, [name for name in tensors if name not in learning], str(folder))
-    fill(model, tensors, str(folder))
+    heads = {name: tensor for name, tensor in tensors.items() if name not in learning}
+    kept = thaw_saved(model, heads, str(folder))
+    fill(model, {name: tensor for name, tensor in tensors.items() if name in learning or name in kept}, str(folder))
     return method
 
 
-def read(folder: Path, model: nn.Module) -> tuple[Method, dict[str, Tensor]]:
-    """The method of an adapter, and its tensors by the names they have in `model` after `attach`.
+def read(folder: Path, model: nn.Module) -> tuple[Method, dict[str, Tensor], list[peft_tokens.Rows]]:
+    """The method of an adapter, its tensors by the names they have in `model` after `attach`, and learnt rows of embeddings.
 
     Raises:
         InputError: If it cannot be read safely or asks for something no method here computes.
@@ -98,10 +106,12 @@ def read(folder: Path, model: nn.Module) -> tuple[Method, dict[str, Tensor]]:
     config = read_json(folder / CONFIG, max_bytes=MAX_CONFIG_BYTES)
     kind = _method_for(config, where)
     _refuse_unknown(config, kind, where)
-    own, heads = _without_heads(read_tensors(folder / TENSORS), config.get("modules_to_save"), kind.peft_prefix, where)
+    rows, tensors = peft_tokens.read(config, read_tensors(folder / TENSORS), where)
+    modules = _modules_to_save(config, where) + token_rows.embeddings(model)
+    own, heads = _without_heads(tensors, modules, kind.peft_prefix)
     method, tensors = kind.from_peft(config, own, model)
     assert isinstance(method, Method)
-    return method, {**tensors, **heads}
+    return method, {**tensors, **heads}, rows
 
 
 def _method_for(config: Mapping[str, object], where: str) -> type[PeftFormat]:
@@ -130,14 +140,18 @@ def _refuse_unknown(config: Mapping[str, object], kind: type[PeftFormat], where:
         )
 
 
-def _without_heads(
-    tensors: Mapping[str, Tensor], modules: object, prefix: str, where: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of the method under PEFT's names, and those of trained heads under the model's."""
-    if modules is None:
-        modules = []
+def _modules_to_save(config: Mapping[str, object], where: str) -> list[str]:
+    """The modules that were trained whole."""
+    modules = config.get("modules_to_save") or []
     if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
         raise ModelError(f"{where}: 'modules_to_save' must be a list of module names, found {shown(modules)}.")
+    return modules
+
+
+def _without_heads(
+    tensors: Mapping[str, Tensor], modules: list[str], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the method under PEFT's names, and those of modules that were trained whole under the model's."""
     own, heads = {}, {}
     for name, tensor in tensors.items():
         parts = name.removeprefix(prefix).split(".")

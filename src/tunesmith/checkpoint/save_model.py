@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from tunesmith.checkpoint.durable import whole_folder
+from tunesmith.durable import whole_folder
 
 MAX_SHARD_BYTES = 5_000_000_000
 _TOKENIZER_BYTES = 50_000_000

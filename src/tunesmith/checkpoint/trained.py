@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith import registry, settings
-from tunesmith.checkpoint.durable import whole_folder
 from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
+from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError
 from tunesmith.method import Method
-from tunesmith.model import surgery
+from tunesmith.model import surgery, token_rows
 from tunesmith.model.safe_files import read_json, read_tensors
 
 SCHEMA_VERSION = 1
@@ -91,8 +91,11 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != learning[name].shape:
             shapes = f"{tuple(tensor.shape)} in the file, {tuple(learning[name].shape)} in the model"
+            grown = name.rpartition(".")[0] in token_rows.embeddings(model) and tensor.shape[1:] == learning[name].shape[1:]
+            hint = f"If tokens were added, make it as large: model.resize_token_embeddings({len(tensor)})."
             raise ModelError(
-                f"{where} does not belong to this model: {name!r} is {shapes}. Name the base model it was trained on."
+                f"{where} does not belong to this model: {name!r} is {shapes}. "
+                + (hint if grown else "Name the base model it was trained on.")
             )
         if not torch.isfinite(tensor).all():
             raise ModelError(f"{where}: {name!r} has numbers that are not finite. It was damaged, or training diverged.")
@@ -100,24 +103,27 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         learning[name].copy_(tensor)
 
 
-def thaw_saved(model: nn.Module, names: list[str], where: str) -> None:
-    """Let the named parameters of the base learn too, because a saved adapter has trained them.
+def thaw_saved(model: nn.Module, saved: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Let parameters of the base learn too, because a saved adapter has trained them; of tied ones the first is kept.
 
     Raises:
         ModelError: If one of them does not exist or is tied to another, which must not change with it.
     """
     shared: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        shared.setdefault(id(parameter), []).append(name)
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(path, recurse=False):
+            shared.setdefault(id(parameter), []).append(name)
     groups = {name: group for group in shared.values() for name in group}
-    for name in names:
+    for name, tensor in saved.items():
         if name not in groups:
             raise ModelError(
                 f"{where} holds {name!r}, which this model does not have. Name the base model that it was trained on."
             )
-        if len(groups[name]) > 1:
+        if any(other not in saved or not torch.equal(saved[other], tensor) for other in groups[name]):
             raise ModelError(
                 f"{where} has trained {name!r} on its own, but this model ties it to {(set(groups[name]) - {name}).pop()!r}. "
                 "Load a base model whose weights are not tied (tie_word_embeddings=false)."
             )
-    surgery.thaw(model, names)
+    kept = {name: tensor for name, tensor in saved.items() if name == groups[name][0]}
+    surgery.thaw(model, list(kept))
+    return kept

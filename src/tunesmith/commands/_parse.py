@@ -76,8 +76,8 @@ def _unknown(words: Sequence[str], kind: type[Command]) -> str:
     if flag is None:
         return f"Unexpected argument {words[0]!r}. `tunesmith {kind.name} --help` shows all arguments."
     asked, known = flag.split("=")[0], flags_of(kind)
-    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = difflib.get_close_matches(asked.lstrip("-"), [name.lstrip("-") for name in known], n=1, cutoff=0.6)
+    hint = f" Did you mean --{near[0]}?" if near else ""
     return f"Unknown flag {asked}.{hint} `tunesmith {kind.name} --help` shows all flags."
 
 

@@ -47,14 +47,22 @@ def stages_table(stages: Sequence[Stage]) -> Table:
     return table
 
 
-def show_rehearsal(rehearsal: Rehearsal, *, as_json: bool) -> None:
-    """Print what a run would do: settings, first rows as trained, steps and time."""
+def show_rehearsal(rehearsal: Rehearsal, *, as_json: bool, described: bool = False) -> None:
+    """Print what a run would do: settings, first rows as trained, steps and time.
+
+    Args:
+        rehearsal: What the run would do.
+        as_json: As one JSON object.
+        described: Whether what was found in the data has been said already, on stderr.
+    """
     if as_json:
         _output.emit_json(dataclasses.asdict(rehearsal))
         return
     colour = bool(_output.console().color_system) and not _output.console().no_color
     lines = [f"{key} = {value}" for key, value in flat(rehearsal.settings).items()]
-    _output.show("Settings", *(f"  {line}" for line in lines), "", *rehearsal.description, "")
+    _output.show("Settings", *(f"  {line}" for line in lines), "")
+    if not described:
+        _output.show(*rehearsal.description, "")
     mark = "in colour" if colour else f"between {OPEN} and {CLOSE}"
     _output.show(f"First rows exactly as trained (the loss is on what is {mark}):")
     for number, row in enumerate(rehearsal.rows, 1):
@@ -77,7 +85,9 @@ def row_text(row: RehearsedRow, number: int, *, colour: bool) -> Text:
     """One row with its loss tokens in colour, or between marks where there is no colour."""
     from rich.text import Text
 
-    text = Text(f"row {number}, {len(row.tokens)} tokens, loss on {sum(row.learnt)}: ", style="dim" if colour else "")
+    count = "1 token" if len(row.tokens) == 1 else f"{len(row.tokens)} tokens"
+    what = f"loss on {sum(row.learnt)}" if row.label is None else "to be given its label"
+    text = Text(f"row {number}, {count}, {what}: ", style="dim" if colour else "")
     before = False
     for token, learnt in zip([*row.tokens, ""], [*row.learnt, False], strict=True):
         if learnt != before and not colour:

@@ -19,6 +19,10 @@ QUIET_SECONDS = 2.0
 """A phase that is over by then shows no progress."""
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often a line is written where the terminal cannot be rewritten."""
+BAR_COLUMNS = (20, 6)
+"""Width of the bar where there is room, and at least."""
+FIRST_TO_GO = ("learning rate", "memory", "speed", "loss", "left")
+"""What a narrow terminal does without, in this order."""
 
 
 class View:
@@ -74,7 +78,7 @@ class View:
             if self._live is None:
                 self._live = Live(console=self._console, refresh_per_second=4, transient=True)
                 self._live.start()
-            self._live.update(_bar(progress, elapsed))
+            self._live.update(_bar(progress, elapsed, self._console.width))
         elif now - self._last_line >= PLAIN_INTERVAL_SECONDS or progress.done == progress.total:
             self._last_line = now
             self._console.print(line(progress, elapsed))
@@ -86,40 +90,47 @@ class View:
         self._live, self._phase, self._last_line = None, None, 0.0
 
 
-def _bar(progress: Progress, elapsed: float) -> Table:
-    """A bar with the numbers behind it, on one line."""
+def _bar(progress: Progress, elapsed: float, columns: int) -> Table:
+    """A bar with the numbers behind it, on one line of the terminal."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
+    phase, numbers = _output.clean(progress.phase), _numbers(progress, elapsed)
+    most, least = BAR_COLUMNS
+    room = columns - len(phase) - 3  # a space after each of the three
+    for name in FIRST_TO_GO:
+        if len(", ".join(numbers.values())) + least > room:
+            numbers.pop(name, None)
+    text = ", ".join(numbers.values())
     grid = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        grid.add_column(no_wrap=True)
     pulse = progress.total is None
-    grid.add_row(
-        _output.clean(progress.phase),
-        ProgressBar(total=progress.total or 1, completed=progress.done if not pulse else 0, width=20, pulse=pulse),
-        _numbers(progress, elapsed),
-    )
+    width = max(least, min(most, room - len(text)))
+    bar = ProgressBar(total=progress.total or 1, completed=0 if pulse else progress.done, width=width, pulse=pulse)
+    grid.add_row(phase, bar, text)
     return grid
 
 
 def line(progress: Progress, elapsed: float) -> str:
     """How far a phase is, in one line of plain text; `elapsed` is in seconds."""
-    return _output.clean(f"{progress.phase}: {_numbers(progress, elapsed)}")
+    return _output.clean(f"{progress.phase}: {', '.join(_numbers(progress, elapsed).values())}")
 
 
-def _numbers(progress: Progress, elapsed: float) -> str:
-    """Everything that is known, joined by commas."""
-    parts = [_amount(progress)]
+def _numbers(progress: Progress, elapsed: float) -> dict[str, str]:
+    """Everything that is known, by what it is, in the order in which it is shown."""
+    numbers = {"amount": _amount(progress)}
     if progress.total and 0 < progress.done < progress.total:
-        parts.append(f"{format_seconds(elapsed / progress.done * (progress.total - progress.done))} left")
+        numbers["left"] = f"{format_seconds(elapsed / progress.done * (progress.total - progress.done))} left"
     if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.3f}")
+        numbers["loss"] = f"loss {progress.loss:.3f}"
     if progress.learning_rate is not None:
-        parts.append(f"learning rate {progress.learning_rate:.1e}")
+        numbers["learning rate"] = f"learning rate {progress.learning_rate:.1e}"
     if progress.tokens_per_second is not None:
-        parts.append(f"{format_count(progress.tokens_per_second)} tokens/s")
+        numbers["speed"] = f"{format_count(progress.tokens_per_second)} tokens/s"
     if progress.memory_bytes is not None:
-        parts.append(format_bytes(progress.memory_bytes))
-    return ", ".join(parts)
+        numbers["memory"] = format_bytes(progress.memory_bytes)
+    return numbers
 
 
 def _amount(progress: Progress) -> str:

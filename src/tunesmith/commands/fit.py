@@ -59,7 +59,7 @@ class Fit(Command):
         if self.dry_run:
             with View(quiet=self.quiet) as view:
                 rehearsal = fit.rehearse(chosen, view)
-            _result.show_rehearsal(rehearsal, as_json=self.json)
+            _result.show_rehearsal(rehearsal, as_json=self.json, described=not self.quiet)
             return 0
         with View(quiet=self.quiet) as view:
             result = fit.fit(chosen, view, profile=self.profile)

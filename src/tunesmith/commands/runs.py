@@ -27,7 +27,7 @@ class Runs(Command):
     name = "runs"
     example = "tunesmith runs"
 
-    parent: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="Default: runs.")] = "runs"
+    parent: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="Default: runs.")] = "runs"
     """Folder that holds run folders."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the list as one JSON object on stdout."""

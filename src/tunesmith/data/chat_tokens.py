@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tunesmith.data.chat_text import ChatText, ChatWriter
 from tunesmith.data.examples import Chat
-from tunesmith.data.table import IGNORED, TokenTable, offsets_of
+from tunesmith.data.table import TokenTable, offsets_of
 from tunesmith.data.template import PLAIN_TEMPLATE, ChatTemplate, Refusal
 from tunesmith.data.text_tokens import TextTokenizer, TokenColumns
-from tunesmith.data.tokenise import Tokenised, enough
+from tunesmith.data.tokenise import COUNT, Tokenised
 from tunesmith.data.word_tokens import MIN_TEXTS, WordTokens
 from tunesmith.errors import ModelError
 
@@ -55,30 +57,66 @@ def chat_writer(tokenizer: PreTrainedTokenizerBase, tokens: TextTokenizer | None
     return template, ChatWriter(template, tokens.special_texts, tokens.eos)
 
 
-def tokenise_chats(
-    chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, tokens: TextTokenizer, max_length: int
-) -> Tokenised:
+@contextlib.contextmanager
+def tokenising_chats(
+    tokenizer: PreTrainedTokenizerBase, words: WordTokens, max_length: int
+) -> Iterator[Callable[[Sequence[Chat]], Tokenised]]:
     """Conversations in the model's own format; what stands behind the last answer is left away."""
-    template, writer = chat_writer(tokenizer, tokens)
-    rows, locator = _Rows(max_length), _Locator(tokens, len(chats))
-    refused: dict[int, str] = {}
-    kept = array("q")
+    template, writer = chat_writer(tokenizer, words.tokens)
     with template:
+        is_plain = chat_template_of(tokenizer) is None
+        work = _ChatTokeniser(words.tokens, writer, _Locator(words), max_length, is_plain, template.source)
+        yield work.tokenise
+
+
+@dataclass
+class _ChatTokeniser:
+    """Tokenises conversations, one part of them after the other."""
+
+    tokens: TextTokenizer
+    writer: ChatWriter
+    locator: _Locator
+    max_length: int
+    is_plain: bool
+    """Whether the model has no chat template of its own."""
+    source: str
+    """Of the template that is used."""
+
+    def tokenise(self, chats: Sequence[Chat]) -> Tokenised:
+        """The token rows of some conversations."""
+        rows = _Rows(self.max_length)
+        refused: dict[int, str] = {}
+        kept = array("q")
+        self.locator.expect(len(chats))
         # In batches, because the text of all rows is several times as large as their tokens.
         for start in range(0, len(chats), CHATS_AT_ONCE):
-            written = list(enumerate(writer.write(chats[start : start + CHATS_AT_ONCE]), start))
+            written = list(enumerate(self.writer.write(chats[start : start + CHATS_AT_ONCE]), start))
             refused |= {index: item.reason for index, item in written if isinstance(item, Refusal)}
             texts = [(index, item) for index, item in written if isinstance(item, ChatText)]
-            for (index, _), (ids, places) in zip(texts, locator.locate([item for _, item in texts]), strict=True):
+            for (index, _), (ids, places) in zip(texts, self.locator.locate([item for _, item in texts]), strict=True):
                 if rows.add(ids, places):
                     kept.append(index)
                 else:
-                    refused[index] = f"the prompt alone fills the {max_length:,} tokens of a row"
-    notes = _notes(chats, writer, tokens, chat_template_of(tokenizer) is None)
-    return Tokenised(
-        table=rows.build(), kept=np.array(kept, dtype=np.int64), num_cut=rows.num_cut, num_cut_answers=rows.num_cut_answers,
-        wanted_length=enough(rows.lengths), refused=refused, notes=notes, template=template.source,
-    )  # fmt: skip
+                    refused[index] = f"the prompt alone fills the {self.max_length:,} tokens of a row"
+        return Tokenised(
+            table=rows.build(), kept=np.array(kept, dtype=np.int64), num_cut=rows.num_cut, num_cut_answers=rows.num_cut_answers,
+            lengths=np.array(rows.lengths, dtype=np.int64), refused=refused, counts=self._counts(chats), template=self.source,
+        )  # fmt: skip
+
+    def _counts(self, chats: Sequence[Chat]) -> dict[str, int]:
+        """What is worth knowing about the template and the special tokens in the texts."""
+        eos, writer = self.tokens.eos, self.writer
+        special = re.compile("|".join(re.escape(text) for text in self.tokens.special_texts if len(text) > 3) or r"(?!)")
+        return {
+            "the model has no chat template; using plain headings "
+            f"(### User: ### Assistant:), {eos} after each answer": self.is_plain,
+            "the chat template has no place for a system turn; its text stands before the first question": writer.merges_system,
+            f"the chat template does not end an answer; {eos} is put there, so that the model "
+            "learns to stop": not writer.ends_turns and not self.is_plain,
+            f"{COUNT} conversations contain the text of special tokens, which the model reads as such": sum(
+                any(special.search(message.content) for message in chat.messages) for chat in chats
+            ),
+        }
 
 
 class _Rows:
@@ -116,25 +154,28 @@ class _Rows:
         np.add.at(change, borders[::2], 1)
         np.subtract.at(change, borders[1::2], 1)
         learnt = np.cumsum(change, dtype=np.int8, out=change)[:-1] > 0
-        labels = np.where(learnt, ids, np.int32(IGNORED))
-        return TokenTable(input_ids=ids, labels=labels, offsets=offsets_of(self._columns.lengths()))
+        return TokenTable(ids, np.zeros(0, dtype=np.int32), offsets_of(self._columns.lengths()), learnt=learnt)
 
 
 class _Locator:
     """Finds the tokens of the answers."""
 
-    def __init__(self, tokens: TextTokenizer, count: int) -> None:
-        """Prepare for `count` texts in all."""
-        self._tokens = tokens
-        self._words = WordTokens(tokens)
-        self._by_words = count >= MIN_TEXTS
-        self._special = re.compile("|".join(map(re.escape, tokens.special_texts)) or r"(?!)")
+    def __init__(self, words: WordTokens) -> None:
+        self._tokens, self._words = words.tokens, words
+        self._agreed = True
+        self._by_words = False
+        self._special = re.compile("|".join(map(re.escape, words.tokens.special_texts)) or r"(?!)")
         self._tails: dict[str, list[int]] = {}
+
+    def expect(self, count: int) -> None:
+        """Prepare for `count` more texts: by words, if they are many and words have agreed so far."""
+        self._by_words = self._agreed and count >= MIN_TEXTS
 
     def locate(self, texts: Sequence[ChatText]) -> Iterator[tuple[list[int], Places]]:
         """Token ids and places of the answers of each text, in order."""
         single = [item for item in texts if len(item.spans) == 1]
-        self._by_words = self._by_words and self._agrees(single)
+        if self._by_words:
+            self._agreed = self._by_words = self._agrees(single)
         others = texts if not self._by_words else [item for item in texts if len(item.spans) > 1]
         encodings = self._tokens.encode([item.text for item in others], special=False, places=True)
         apart = self._words.encode([part for item in single for part in _apart(item)] if self._by_words else [])
@@ -209,21 +250,3 @@ def _tokens_inside(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
     first += begins is not None and begins[0] < start
     last -= ends is not None and ends[1] > end
     return (first, last + 1) if first <= last else (0, 0)
-
-
-def _notes(chats: Sequence[Chat], writer: ChatWriter, tokens: TextTokenizer, plain: bool) -> list[str]:
-    """What is worth knowing about the template and the special tokens in the texts."""
-    notes = []
-    if plain:
-        notes.append(
-            f"the model has no chat template; using plain headings (### User: ### Assistant:), {tokens.eos} after each answer"
-        )
-    if writer.merges_system:
-        notes.append("the chat template has no place for a system turn; its text stands before the first question")
-    if not writer.ends_turns and not plain:
-        notes.append(f"the chat template does not end an answer; {tokens.eos} is put there, so that the model learns to stop")
-    special = re.compile("|".join(re.escape(text) for text in tokens.special_texts if len(text) > 3) or r"(?!)")
-    num_special = sum(any(special.search(message.content) for message in chat.messages) for chat in chats)
-    if num_special:
-        notes.append(f"{num_special:,} conversations contain the text of special tokens, which the model reads as such")
-    return notes

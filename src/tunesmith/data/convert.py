@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.data.columns import ExampleBuilder, ExampleColumns
 from tunesmith.data.conversation import Unusable, clean_text, text_or_messages, to_messages
 from tunesmith.data.examples import Chat, Example, Labelled, Message, SourceTarget, Text
 from tunesmith.data.raw import RawTable, Skipped
 from tunesmith.data.recognise import Shape
 
+ROWS_AT_ONCE = 1_000
 _Maker = Callable[[dict[str, object]], Example]
 
 
@@ -17,28 +23,33 @@ _Maker = Callable[[dict[str, object]], Example]
 class Converted:
     """What became of the rows."""
 
-    examples: list[Example]
-    origins: list[int]
-    """Row number of each example in the data, counted from 1."""
+    examples: ExampleColumns
+    origins: NDArray[np.int64]
+    """(examples,) row number of each example in the data, counted from 1."""
     skipped: list[Skipped]
     """Rows left out, in order of their numbers; those that could not even be read are among them."""
 
 
 def convert(table: RawTable, shape: Shape) -> Converted:
-    """The table's rows in canonical form."""
-    make = _maker(shape)
+    """The table's rows in canonical form; the table is emptied of its values on the way, so that they are in memory once."""
+    make, examples, origins = _maker(shape), ExampleBuilder(shape.task), array("q")
     roles = list(shape.columns)
     columns = [table.values[name] for name in shape.columns.values()]
-    examples: list[Example] = []
-    origins: list[int] = []
+    table.values.clear()
     skipped = list(table.broken)
-    for number, values in zip(table.numbers.tolist(), zip(*columns, strict=True), strict=True):
-        try:
-            examples.append(make(dict(zip(roles, values, strict=True))))
-            origins.append(number)
-        except Unusable as error:
-            skipped.append(Skipped(number, str(error)))
-    return Converted(examples, origins, sorted(skipped, key=lambda item: item.row))
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        cells = list(zip(*(column[some] for column in columns), strict=True))
+        for column in {id(column): column for column in columns}.values():
+            column[some] = [None] * len(cells)
+        for number, values in zip(table.numbers[some].tolist(), cells, strict=True):
+            try:
+                examples.add(make(dict(zip(roles, values, strict=True))))
+                origins.append(number)
+            except Unusable as error:
+                skipped.append(Skipped(number, str(error)))
+    numbers = np.array(origins, dtype=np.int64)
+    return Converted(examples.build(), numbers, sorted(skipped, key=lambda item: item.row))
 
 
 def label_name(value: object) -> str:

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tunesmith.data.examples import Labelled, Task
+import numpy as np
+
+from tunesmith.data.examples import Task
 from tunesmith.data.raw import RawTable, Skipped
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from tunesmith.data.prepare import Part
     from tunesmith.data.recognise import Shape
     from tunesmith.data.split import Splits
-    from tunesmith.data.tokenise import Tokenised
+    from tunesmith.data.tokenise import Losses
 
 REASONS_SHOWN = 3
 
@@ -48,9 +50,9 @@ def parts(split: Sequence[Part], splits: Splits, labels: Sequence[str]) -> list[
     near = f"; {splits.num_near:,} near-identical rows stay together" if splits.num_near and not splits.group_was_cut else ""
     sentences = [f"{train:,} to train on, {validation:,} to choose the best checkpoint, {test:,} to test{near}"]
     if labels:
-        counts = Counter(example.label for part in split for example in part.examples if isinstance(example, Labelled))
-        total = max(1, counts.total())
-        shown = ", ".join(f"{name} {counts[name] / total:.1%}" for name in labels[:8])
+        counts = np.sum([np.bincount(part.tokens.labels, minlength=len(labels)) for part in split], axis=0).tolist()
+        total = max(1, sum(counts))
+        shown = ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in zip(labels[:8], counts, strict=False))
         sentences.append(f"{len(labels):,} classes: {shown}{', ...' if len(labels) > 8 else ''}")
     return sentences
 
@@ -65,7 +67,7 @@ def tokens(task: Task, split: Sequence[Part], max_length: int, notes: Sequence[s
     return [*notes, f"{table.num_tokens:,} tokens to train on, {table.num_labelled:,} of them with loss, {rows}"]
 
 
-def losses(result: Tokenised, converted: Converted, max_length: int, name: str) -> list[str]:
+def losses(result: Losses, converted: Converted, max_length: int, name: str) -> list[str]:
     """Warnings about rows cut or skipped, if they are more than a few."""
     from tunesmith.data.prepare import WARN_CUT_SHARE, WARN_SKIPPED_SHARE
 
@@ -76,13 +78,15 @@ def losses(result: Tokenised, converted: Converted, max_length: int, name: str) 
     if cut > WARN_CUT_SHARE * count:
         what = "answers" if result.num_cut_answers else "texts"
         fits = f"; 99 % fit in --max-length {result.wanted_length}" if result.wanted_length > max_length else ""
-        warnings.append(f"{cut:,} of {count:,} {what} of {name} ({cut / count:.0%}) are cut off at {max_length:,} tokens{fits}")
+        warnings.append(
+            f"{cut:,} of {count:,} {what} of {name} ({100 * cut / count:.0f} %) are cut off at {max_length:,} tokens{fits}"
+        )
     lost = len(converted.skipped) + len(result.refused)
     if lost > WARN_SKIPPED_SHARE * total:
-        warnings.append(f"{lost:,} of {total:,} rows of {name} ({lost / total:.0%}) cannot be used")
+        warnings.append(f"{lost:,} of {total:,} rows of {name} ({100 * lost / total:.0f} %) cannot be used")
     return warnings
 
 
 def _count(part: Part) -> int:
     """Rows of the data in a part; windows of one text count once."""
-    return len({id(example) for example in part.examples})
+    return len(np.unique(part.origins))

@@ -141,7 +141,9 @@ def _list_inside(value: object, file: Path) -> list[object]:
 def _what(value: object) -> str:
     if isinstance(value, dict):
         return "an object with the keys " + ", ".join(repr(key) for key in list(value)[:5])
-    return f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return "a text"
+    return f"the number {value}" if isinstance(value, (int, float)) and not isinstance(value, bool) else json.dumps(value)
 
 
 def read_csv(opened: BinaryIO, file: Path, builder: TableBuilder) -> None:
@@ -232,7 +234,9 @@ def _reason(row: list[str], header: list[str], span: range, bad_lines: set[int])
     if bad_lines and not bad_lines.isdisjoint(span):
         return "invalid UTF-8"
     if len(row) != len(header):
-        return f"{len(row)} cells where the header has {len(header)}"
+        cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+        quote = f' (over {len(span):,} lines from line {span.start:,}: a quote " that is not closed?)' if len(span) > 1 else ""
+        return f"{cells} where the header has {len(header)}{quote}"
     return ""
 
 

@@ -6,21 +6,24 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
+from tunesmith.data.columns import ExampleColumns
 from tunesmith.data.convert import Converted
-from tunesmith.data.examples import Example, Labelled
 from tunesmith.data.raw import RawTable
 from tunesmith.errors import DataError
 
 MAX_CLASSES = 1_000
 
 
-def class_names(examples: Sequence[Example], column: str) -> tuple[str, ...]:
+def class_names(examples: ExampleColumns, column: str) -> tuple[str, ...]:
     """The classes in the data, in the order of their ids: numbers by value, names by alphabet.
 
     Raises:
         DataError: If there is only one, or nearly every row has its own.
     """
-    counts = Counter(example.label for example in examples if isinstance(example, Labelled))
+    numbers = np.bincount(examples.codes, minlength=len(examples.names)).tolist()
+    counts = Counter(dict(zip(examples.names, numbers, strict=True)))
     if len(counts) == 1:
         only = next(iter(counts))
         raise DataError(f"All {counts.total():,} rows have the label {only!r} in `{column}`: there is nothing to tell apart.")
@@ -30,8 +33,8 @@ def class_names(examples: Sequence[Example], column: str) -> tuple[str, ...]:
             f"`{column}` holds {len(counts):,} different values in {counts.total():,} rows ({shown}, ...), too many for "
             "classes. Name the column of the classes with --label-column."
         )
-    numbers = all(name.lstrip("-").isdecimal() and name.isascii() for name in counts)
-    return tuple(sorted(counts, key=int) if numbers else sorted(counts))
+    are_numbers = all(name.lstrip("-").isdecimal() and name.isascii() for name in counts)
+    return tuple(sorted(counts, key=int) if are_numbers else sorted(counts))
 
 
 def check_labels(converted: Converted, labels: Sequence[str], table: RawTable) -> None:
@@ -40,19 +43,16 @@ def check_labels(converted: Converted, labels: Sequence[str], table: RawTable) -
     Raises:
         DataError: If a row has another; row and nearest name are given.
     """
-    known = set(labels)
-    strange = [
-        (origin, example.label)
-        for origin, example in zip(converted.origins, converted.examples, strict=True)
-        if isinstance(example, Labelled) and example.label not in known
-    ]
-    if not strange:
+    known, names, codes = set(labels), converted.examples.names, converted.examples.codes
+    strange = np.isin(codes, [code for code, name in enumerate(names) if name not in known])
+    if not strange.any():
         return
-    _, name = strange[0]
+    code = codes[strange][0]
+    name = names[code]
     near = difflib.get_close_matches(name.lower(), [label.lower() for label in labels], n=1, cutoff=0.6)
     hint = next((f" Did you mean {label!r}?" for label in labels if near and label.lower() == near[0]), "")
-    rows = table.say_rows([origin for origin, label in strange if label == name])
-    more = len({label for _, label in strange}) - 1
+    rows = table.say_rows(converted.origins[codes == code].tolist())
+    more = len(np.unique(codes[strange])) - 1
     others = f" (and {more:,} other unknown labels)" if more else ""
     raise DataError(
         f"{table.name} has the label {name[:60]!r} in {rows}{others}, which the model does not "

@@ -46,16 +46,27 @@ def near_groups(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.uin
 
     Both depend on the texts alone; the group numbers on their order, the hashes not even on that.
     """
+    hashes, signatures = sketch(texts)
+    return groups_of(hashes, signatures), hashes
+
+
+def sketch(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Hashes of the folded texts, (texts,), and MinHash signatures of their word pairs, (texts, NUM_HASHES)."""
     hashes = np.empty(len(texts), dtype=_U64)
     signatures = np.empty((len(texts), NUM_HASHES), dtype=np.uint32)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = slice(start, min(len(texts), start + TEXTS_AT_ONCE))
         hashes[part], signatures[part] = _sketch(texts[part])
-    if not len(texts):
-        return np.zeros(0, dtype=np.int64), hashes
+    return hashes, signatures
+
+
+def groups_of(hashes: NDArray[np.uint64], signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The group of each text, (texts,) from 0, by what `sketch` gives."""
+    if not len(hashes):
+        return np.zeros(0, dtype=np.int64)
     unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    groups = _connected(len(unique), _near_pairs(signatures[first]))[inverse]
-    return np.unique(groups, return_inverse=True)[1].astype(np.int64), hashes
+    groups = _connected(len(unique), _near_pairs(signatures, first))[inverse]
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def fold(text: str) -> str:
@@ -145,19 +156,19 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> _U64(31))
 
 
-def _near_pairs(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Pairs of rows, (pairs, 2), that share a band with a neighbour in its order and are alike enough."""
+def _near_pairs(signatures: NDArray[np.uint32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs of places in `rows`, (pairs, 2), that share a band with a neighbour in its order and are alike enough."""
     found = [np.zeros((0, 2), dtype=np.int64)]
     for start in range(0, NUM_HASHES, BAND):
-        key = np.zeros(len(signatures), dtype=_U64)
+        key = np.zeros(len(rows), dtype=_U64)
         for column in range(start, start + BAND):
-            key = _mix(key ^ signatures[:, column]) * _PRIME
+            key = _mix(key ^ signatures[rows, column]) * _PRIME
         order = np.argsort(key, kind="stable")
         same = key[order[1:]] == key[order[:-1]]
         first = np.maximum.accumulate(np.where(np.append(True, ~same), np.arange(len(order)), 0))
         for other in (order[:-1], order[first[1:]]):
             pairs = np.stack([order[1:], other], axis=1)[same]
-            alike = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1) >= SHARED
+            alike = (signatures[rows[pairs[:, 0]]] == signatures[rows[pairs[:, 1]]]).mean(axis=1) >= SHARED
             found.append(pairs[alike])
     return np.concatenate(found)
 

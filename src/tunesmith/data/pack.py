@@ -101,7 +101,8 @@ def pack(table: TokenTable, rows: NDArray[np.int64]) -> Batch:
 
 def _pack_language(table: TokenTable) -> Batch:
     """Position t predicts token t + 1 of the same row. What follows a row's last label is left out: nothing depends on it."""
-    labelled = np.flatnonzero(table.labels != IGNORED)
+    labels = table.token_labels
+    labelled = np.flatnonzero(labels != IGNORED)
     owner = np.searchsorted(table.offsets, labelled, side="right") - 1
     labelled = labelled[labelled != table.offsets[owner]]  # a row's first token is predicted by nothing
     owner = np.searchsorted(table.offsets, labelled, side="right") - 1
@@ -114,7 +115,7 @@ def _pack_language(table: TokenTable) -> Batch:
         input_ids=_tensor(table.input_ids[kept]),
         lengths=lengths.tolist(),
         positions=_tensor(labelled - 1 - shift[owner]),
-        targets=_tensor(table.labels[labelled]),
+        targets=_tensor(labels[labelled]),
         num_real_tokens=table.num_tokens,
     )
 

@@ -7,20 +7,22 @@ import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data import describe
-from tunesmith.data.examples import Example, Labelled, Task
+from tunesmith.data.columns import ChosenExamples
+from tunesmith.data.examples import Example, Task
 from tunesmith.data.labels import check_labels, class_names
 from tunesmith.data.raw import Skipped
 from tunesmith.data.recognise import Shape
 from tunesmith.data.source import Source, load
 from tunesmith.data.split import MAX_HELD_OUT_CHATS, Shares, num_shared, split
 from tunesmith.data.table import TokenTable
-from tunesmith.data.tokenise import Tokenised, tokenise
+from tunesmith.data.tokenise import Losses, tokenise, tokenise_apart, tokenising
 from tunesmith.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ WARN_SKIPPED_SHARE = 0.05
 class Part:
     """Rows for one purpose; `examples`, rows of `tokens` and `origins` go together one by one."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     """What each token row was made of; windows of one long text share one."""
     tokens: TokenTable
     origins: NDArray[np.int64]
@@ -142,7 +144,7 @@ def prepare_for_evaluation(
     if task == "classification":
         check_labels(source.converted, labels, source.table)
     tokenised = tokenise(source.converted.examples, tokenizer, task=task, max_length=max_length, labels=labels)
-    part = _part(tokenised, source)
+    part = _part(tokenised.table, tokenised.kept, source)
     if not len(part):
         reason = next(iter(tokenised.refused.values()), "all are empty")
         raise DataError(f"No row of {source.table.name} can be used: {reason}.")
@@ -165,11 +167,14 @@ class _Preparation:
         splits = split(examples, self._shares(held_out is not None), seed=self.settings.split_seed)
         part_of = np.zeros(len(examples), dtype=np.int8)
         part_of[splits.validation], part_of[splits.test] = 1, 2
-        results = [(self._tokenise(examples), source)]
-        parts = [_part(*results[0], part_of == code) for code in range(3)]
+        tables, lost = self._tokenise(examples, part_of)
+        parts, results = [_part(*table, source) for table in tables], [(lost, source)]
+        parts += [_no_rows(parts[0])] * (3 - len(parts))
         if held_out is not None:
-            results.append((self._tokenise(held_out.converted.examples), held_out))
-            parts[2] = _part(*results[1])
+            count = len(held_out.converted.examples)
+            (table,), lost = self._tokenise(held_out.converted.examples, np.zeros(count, dtype=np.int8))
+            parts[2] = _part(*table, held_out)
+            results.append((lost, held_out))
         for result, which in results:
             self._check_cut(result, len(which.converted.examples), which.table.name)
         self._check_filled(parts, results[0][0])
@@ -191,8 +196,11 @@ class _Preparation:
             template=results[0][0].template,
         )
 
-    def _tokenise(self, examples: list[Example]) -> Tokenised:
-        return tokenise(examples, self.tokenizer, task=self.shape.task, max_length=self.max_length, labels=self.labels)
+    def _tokenise(
+        self, examples: Sequence[Example], part_of: NDArray[np.int8]
+    ) -> tuple[list[tuple[TokenTable, NDArray[np.int64]]], Losses]:
+        facts = {"task": self.shape.task, "max_length": self.max_length, "labels": self.labels}
+        return tokenise_apart(examples, part_of, partial(tokenising, self.tokenizer, **facts))
 
     def _shares(self, has_test: bool) -> Shares:
         """Held-out shares: the user's, or 10 % each for classification and 5 % each otherwise."""
@@ -204,23 +212,23 @@ class _Preparation:
         most = MAX_HELD_OUT_CHATS if self.shape.task == "chat" and not own else None
         return Shares(validation=validation, test=test, most=most)
 
-    def _check_cut(self, result: Tokenised, count: int, name: str) -> None:
+    def _check_cut(self, result: Losses, count: int, name: str) -> None:
         """Refuse to train on many half answers."""
         lost = result.num_cut_answers
         if count and lost / count > MOST_CUT_SHARE:
             raise DataError(
-                f"{lost:,} of {count:,} answers of {name} ({lost / count:.0%}) are cut off by the maximum length of "
+                f"{lost:,} of {count:,} answers of {name} ({100 * lost / count:.0f} %) are cut off by the maximum length of "
                 f"{self.max_length:,} tokens; a model trained on them would not learn to finish. 99 % of the rows fit in "
                 f"--max-length {result.wanted_length}."
             )
 
-    def _check_filled(self, parts: Sequence[Part], tokenised: Tokenised) -> None:
+    def _check_filled(self, parts: Sequence[Part], tokenised: Losses) -> None:
         """Refuse if nothing is left to train on."""
         if not len(parts[0]):
             reason = next(iter(tokenised.refused.values()), "all were held out")
             raise DataError(f"No row is left to train on: {reason}.")
 
-    def _warnings(self, results: Sequence[tuple[Tokenised, Source]], parts: Sequence[Part], group_was_cut: bool) -> list[str]:
+    def _warnings(self, results: Sequence[tuple[Losses, Source]], parts: Sequence[Part], group_was_cut: bool) -> list[str]:
         """What may make the result worse than it could be."""
         warnings = []
         for result, source in results:
@@ -233,24 +241,25 @@ class _Preparation:
             warnings.append(
                 f"{shared:,} of {len(parts[2]):,} rows of --eval are near-identical to rows trained on; their numbers flatter"
             )
-        counts = {name: sum(isinstance(e, Labelled) and e.label == name for e in parts[2].examples) for name in self.labels}
-        if missing := [name for name, count in counts.items() if not count]:
+        tested = set(np.unique(parts[2].tokens.labels).tolist()) if self.labels else set()
+        if missing := [name for index, name in enumerate(self.labels) if index not in tested]:
             warnings.append(f"no test row has the label {', '.join(map(repr, missing[:5]))}")
         return warnings
 
 
-def _part(tokenised: Tokenised, source: Source, chosen: NDArray[np.bool_] | None = None) -> Part:
-    """The token rows of the chosen examples, with their examples and row numbers."""
-    kept, examples = tokenised.kept, source.converted.examples
-    rows = np.arange(len(kept)) if chosen is None else np.flatnonzero(chosen[kept])
-    table = tokenised.table if chosen is None else tokenised.table.select(rows)
-    origins = np.asarray(source.converted.origins, dtype=np.int64)[kept[rows]]
-    return Part(examples=[examples[index] for index in kept[rows].tolist()], tokens=table, origins=origins)
+def _part(table: TokenTable, kept: NDArray[np.int64], source: Source) -> Part:
+    """Token rows with their examples and row numbers; `kept` says which example each row came from."""
+    return Part(examples=ChosenExamples(source.converted.examples, kept), tokens=table, origins=source.converted.origins[kept])
 
 
-def _skipped(tokenised: Tokenised, source: Source) -> list[Skipped]:
+def _no_rows(like: Part) -> Part:
+    """A part of the same kind without a row."""
+    return Part(examples=[], tokens=like.tokens.select([]), origins=like.origins[:0])
+
+
+def _skipped(tokenised: Losses, source: Source) -> list[Skipped]:
     """Rows left out while converting or tokenising."""
-    late = [Skipped(source.converted.origins[index], reason) for index, reason in tokenised.refused.items()]
+    late = [Skipped(int(source.converted.origins[index]), reason) for index, reason in tokenised.refused.items()]
     return sorted([*source.converted.skipped, *late], key=lambda item: item.row)
 
 
@@ -264,7 +273,7 @@ def _check_shares(settings: DataSettings) -> None:
     held_out = (settings.validation_share or 0.0) + (settings.test_share or 0.0)
     if held_out >= 1:
         raise SettingsError(
-            f"--validation-share and --test-share hold out {held_out:.0%} of the rows; nothing is left to train on."
+            f"--validation-share and --test-share hold out {100 * held_out:.0f} % of the rows; nothing is left to train on."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -88,7 +89,7 @@ class TableBuilder:
 
     def __init__(self) -> None:
         self._values: dict[str, list[object]] = {}
-        self._numbers: list[int] = []
+        self._numbers = array("q")
         self._names: list[tuple[str, int]] = []
         self._broken: list[Skipped] = []
         self._last = 0
@@ -134,7 +135,7 @@ class TableBuilder:
 
     def build(self) -> RawTable:
         """The table of everything added."""
-        numbers = np.asarray(self._numbers, dtype=np.int64)
+        numbers = np.array(self._numbers, dtype=np.int64)
         return RawTable(values=self._values, numbers=numbers, files=self._names, broken=self._broken)
 
     def _column(self, name: str) -> None:

@@ -72,7 +72,8 @@ def _refuse_broken(table: RawTable) -> None:
         first = table.broken[0]
         word = "line" if table.kind == "jsonl" else "row"
         where = table.say_rows([first.row]).replace("row", word, 1)
-        share = f"{num_broken:,} of {total:,} rows are broken ({table.say_rows(skipped.row for skipped in table.broken)})"
+        verb = "is" if num_broken == 1 else "are"
+        share = f"{num_broken:,} of {total:,} rows {verb} broken ({table.say_rows(skipped.row for skipped in table.broken)})"
         of = f"{table.name}: " if len(table.files) == 1 else ""
         raise DataError(f"{of}{where}: {first.reason}. {share}; more than 1 % is not skipped over. Repair or remove them.")
     if not total:

@@ -214,6 +214,11 @@ def _guess_labelled(table: RawTable, chosen: dict[str, str]) -> Shape | None:
     )
     if len(labels) != 1 or len(texts) != 1:
         return None
+    if table.kind in ("csv", "tsv") and labels[0] in set(map(str, table.values[labels[0]])):
+        table.notes.append(
+            f"the first line was taken for the names of the columns, but {labels[0]!r} is also a value of its column: "
+            "if the file has no header, put one in front, such as text,label"
+        )
     return Shape(name="text+label", task="classification", columns={"text": texts[0], "label": labels[0]})
 
 
@@ -240,6 +245,12 @@ def _no_column(flag: str, name: str, known: list[str]) -> str:
 def _not_recognised(table: RawTable, task: str, shape: str) -> DataError:
     wanted = f"the shape {shape}" if shape != "auto" else f"the task {task}" if task != "auto" else "a known shape"
     columns = ", ".join(repr(name) for name in table.columns[:20]) or "none"
+    talk = next((name for name in table.columns if name.lower() in SHAPES["messages"][0]["messages"]), None)
+    if talk is not None and len(table.columns) == 1:
+        return DataError(
+            f"The rows of {table.name} have the column `{talk}` alone, but `{talk}` holds no list of objects with 'role' and "
+            "'content' (or 'from' and 'value')."
+        )
     return DataError(
         f"The rows of {table.name} have the columns {columns}, which fit {wanted} by no usual names. Name them: "
         "--prompt-column and --answer-column, or --text-column and --label-column (and --pair-column), or --text-column "

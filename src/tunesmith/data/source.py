@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.settings import DataSettings
 
 MOST_SKIPPED_SHARE = 0.50
+MANY_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -50,5 +52,6 @@ def load(paths: Sequence[str], settings: DataSettings, task: str) -> Source:
         reasons = describe.skipped(converted.skipped, table)
         amount = "No row" if not converted.examples else f"Only {len(converted.examples):,} of {total:,} rows"
         raise DataError(f"{amount} of {table.name}, read as {shape.name} ({shape.say()}), can be used: {reasons}.")
-    table.values.clear()
+    if total > MANY_ROWS:
+        gc.collect()  # also empties Python's lists of free objects, which keep the memory of all raw rows from being given back
     return Source(table, shape, converted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.data.columns import ExampleColumns
 from tunesmith.data.examples import Chat, Example, Labelled, SourceTarget, Text
-from tunesmith.data.near import near_groups
+from tunesmith.data.near import NUM_HASHES, groups_of, sketch
+from tunesmith.data.parallel import in_blocks
 from tunesmith.errors import DataError
 
 LARGEST_GROUP_SHARE = 0.2
@@ -55,20 +58,18 @@ def key_text(example: Example) -> str:
             return source
 
 
-def split(examples: Sequence[Example], shares: Shares, *, seed: int = 0) -> Splits:
+def split(examples: ExampleColumns, shares: Shares, *, seed: int = 0) -> Splits:
     """The three parts of the examples.
 
     Raises:
         DataError: If there are too few different examples for all parts that are asked for.
     """
-    texts = [key_text(example) for example in examples]
-    groups, hashes = near_groups(texts)
+    groups, hashes = _near_groups(examples)
     sizes = np.bincount(groups)
     too_large = sizes[groups] > max(2, LARGEST_GROUP_SHARE * len(examples))
     if too_large.any():
-        groups = _by_exact_text(groups, texts, too_large)
-    labels = [example.label if isinstance(example, Labelled) else "" for example in examples]
-    parts = _assign(groups, hashes, labels, shares, seed)
+        groups = _by_exact_text(groups, examples, too_large)
+    parts = _assign(groups, hashes, _labels(examples), shares, seed)
     wanted = {"train": True, "validation": shares.validation > 0, "test": shares.test > 0}
     if any(wanted[name] and not np.any(parts == code) for code, name in enumerate(("train", "validation", "test"))):
         raise DataError(
@@ -82,37 +83,58 @@ def split(examples: Sequence[Example], shares: Shares, *, seed: int = 0) -> Spli
 
 def num_shared(held_out: Sequence[Example], train: Sequence[Example]) -> int:
     """How many held-out rows have a near-identical one among the rows trained on."""
-    groups, _ = near_groups([key_text(example) for example in (*held_out, *train)])
+    groups, _ = _near_groups([*held_out, *train])
     return int(np.isin(groups[: len(held_out)], groups[len(held_out) :]).sum())
 
 
-def _by_exact_text(groups: NDArray[np.int64], texts: Sequence[str], apart: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _near_groups(examples: Sequence[Example]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """`near_groups` of the texts by which examples are compared."""
+
+    def sketched(block: slice) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        return sketch([key_text(example) for example in examples[block]])
+
+    sketches = in_blocks(len(examples), lambda: contextlib.nullcontext(sketched))
+    hashes, signatures = np.empty(len(examples), dtype=np.uint64), np.empty((len(examples), NUM_HASHES), dtype=np.uint32)
+    done = 0
+    for own_hashes, own_signatures in sketches:
+        rows = slice(done, done := done + len(own_hashes))
+        hashes[rows], signatures[rows] = own_hashes, own_signatures
+    return groups_of(hashes, signatures), hashes
+
+
+def _labels(examples: ExampleColumns) -> NDArray[np.int64]:
+    """(examples,) the label of each, numbered in the order of their names; all 0 where there are none."""
+    if examples.task != "classification":
+        return np.zeros(len(examples), dtype=np.int64)
+    place = {name: index for index, name in enumerate(sorted(examples.names))}
+    return np.array([place[name] for name in examples.names], dtype=np.int64)[examples.codes]
+
+
+def _by_exact_text(groups: NDArray[np.int64], examples: Sequence[Example], apart: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The groups with the rows marked in `apart` grouped by their very text instead."""
     ids: dict[str, int] = {}
     groups = groups.copy()
     first = int(groups.max()) + 1
     for index in np.flatnonzero(apart).tolist():
-        groups[index] = first + ids.setdefault(texts[index], len(ids))
+        groups[index] = first + ids.setdefault(key_text(examples[index]), len(ids))
     return groups
 
 
 def _assign(
-    groups: NDArray[np.int64], hashes: NDArray[np.uint64], labels: Sequence[str], shares: Shares, seed: int
+    groups: NDArray[np.int64], hashes: NDArray[np.uint64], label: NDArray[np.int64], shares: Shares, seed: int
 ) -> NDArray[np.int8]:
     """0 train, 1 validation, 2 test for each row: with each label, test and then validation are filled in a hash's order."""
     num_groups = int(groups.max()) + 1
     key = np.full(num_groups, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(key, groups, hashes)
     key = _seeded(key, seed)
-    names = {name: index for index, name in enumerate(sorted(set(labels)))}
-    label = np.fromiter((names[name] for name in labels), dtype=np.int64, count=len(labels))
     group_label = np.full(num_groups, -1, dtype=np.int64)
     order = np.lexsort((label, groups))
     group_label[groups[order[::-1]]] = label[order[::-1]]
     sizes = np.bincount(groups, minlength=num_groups)
     part = np.zeros(num_groups, dtype=np.int8)
-    cap = math.inf if shares.most is None else shares.most / max(1, len(labels))
-    for index in range(len(names)):
+    cap = math.inf if shares.most is None else shares.most / max(1, len(label))
+    for index in range(int(label.max(initial=-1)) + 1):
         members = np.flatnonzero((group_label == index) & (sizes > 0))
         members = members[np.lexsort((sizes[members], key[members]))]
         _fill(part, members, sizes, min(shares.validation, cap), min(shares.test, cap))

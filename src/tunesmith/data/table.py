@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ class TokenTable:
     """(tokens,)"""
     labels: NDArray[np.int32]
     """Per token, not shifted: (tokens,), the token's own id where it is to be predicted, else IGNORED.
-    Per row: (rows,) class ids. With `target_ids`: empty, the targets are the labels."""
+    Per row: (rows,) class ids. With `learnt` or `target_ids`: empty."""
     offsets: NDArray[np.int64]
     """(rows + 1,)"""
     token_types: NDArray[np.int8] | None = None
@@ -31,6 +32,8 @@ class TokenTable:
     """(rows + 1,) into `target_ids`."""
     labels_per_row: bool = False
     """Whether `labels` are class ids, one a row."""
+    learnt: NDArray[np.bool_] | None = None
+    """(tokens,) whether each token is to be predicted, in place of `labels`, at a quarter of their memory."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,13 +53,20 @@ class TokenTable:
         """Labels that carry loss: tokens to be predicted, or rows to be classified."""
         if self.target_ids is not None:
             return len(self.target_ids)
-        return int(np.count_nonzero(self.labels != IGNORED))
+        return int(np.count_nonzero(self.labels != IGNORED if self.learnt is None else self.learnt))
+
+    @property
+    def token_labels(self) -> NDArray[np.int32]:
+        """(tokens,) `labels` of every token, from `learnt` if they are not there."""
+        return self.labels if self.learnt is None else np.where(self.learnt, self.input_ids, np.int32(IGNORED))
 
     def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Token ids and labels of one row; labels are per token, or `(1,)` for a class, or the target's ids."""
         start, end = self.offsets[index], self.offsets[index + 1]
         if self.target_ids is not None and self.target_offsets is not None:
             labels = self.target_ids[self.target_offsets[index] : self.target_offsets[index + 1]]
+        elif self.learnt is not None:
+            labels = np.where(self.learnt[start:end], self.input_ids[start:end], np.int32(IGNORED))
         else:
             labels = self.labels[index : index + 1] if self.labels_per_row else self.labels[start:end]
         return self.input_ids[start:end], labels
@@ -68,6 +78,8 @@ class TokenTable:
         selected = replace(self, input_ids=self.input_ids[where], offsets=offsets)
         if self.labels_per_row:
             selected = replace(selected, labels=self.labels[rows])
+        elif self.learnt is not None:
+            selected = replace(selected, learnt=self.learnt[where])
         elif self.target_ids is None:
             selected = replace(selected, labels=self.labels[where])
         if self.token_types is not None:
@@ -76,6 +88,38 @@ class TokenTable:
             where, offsets = _positions(self.target_offsets, rows)
             selected = replace(selected, target_ids=self.target_ids[where], target_offsets=offsets)
         return selected
+
+
+class TableBuilder:
+    """Joins tables of one kind to one, each given up once it is added."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, bytearray] = {}
+        self._first: TokenTable | None = None
+
+    def add(self, table: TokenTable) -> None:
+        """Append the rows of a table."""
+        self._first = self._first or table
+        for column in fields(TokenTable):
+            values = getattr(table, column.name)
+            if column.name.endswith("offsets") and values is not None:
+                values = np.diff(values)
+            if isinstance(values, np.ndarray):
+                self._columns.setdefault(column.name, bytearray()).extend(values.tobytes())
+
+    def build(self) -> TokenTable:
+        """All rows.
+
+        Raises:
+            ValueError: If no table was added, so that nothing is known of its kind.
+        """
+        if self._first is None:
+            raise ValueError("no table was added")
+        arrays: dict[str, NDArray[Any]] = {}
+        for name in list(self._columns):
+            values: NDArray[Any] = np.frombuffer(self._columns.pop(name), dtype=getattr(self._first, name).dtype)
+            arrays[name] = offsets_of(values) if name.endswith("offsets") else values
+        return replace(self._first, **arrays)
 
 
 def offsets_of(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

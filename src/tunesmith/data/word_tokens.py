@@ -17,32 +17,31 @@ from tunesmith.data.text_tokens import TextTokenizer
 MIN_TEXTS = 5_000
 MIN_CHARACTERS = 2_000_000
 """Below both of these the plain way is fast enough."""
-SAMPLE_CHARACTERS = 1_000_000
-SAMPLE_TEXTS = 1_000
+SAMPLE_CHARACTERS = 100_000
+SAMPLE_TEXTS = 200
+"""Most that are looked at of the texts that are tokenised at one time."""
 MAX_WORDS = 300_000
 TEXTS_AT_ONCE = 5_000
 _BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
 
 
-def encode(texts: Sequence[str], tokens: TextTokenizer) -> Iterator[list[int]]:
+def encode(texts: Sequence[str], words: WordTokens) -> Iterator[list[int]]:
     """The token ids of each text, in order, without the tokens that the model expects around a text."""
-    words = WordTokens(tokens)
     if _are_many(texts) and words.agrees(texts):
         yield from words.encode(texts)
     else:
-        yield from (encoding.ids for encoding in tokens.encode(texts, special=False))
+        yield from (encoding.ids for encoding in words.tokens.encode(texts, special=False))
 
 
-def encode_cut(texts: Sequence[str], tokens: TextTokenizer, max_length: int) -> Iterator[tuple[list[int], bool]]:
+def encode_cut(texts: Sequence[str], words: WordTokens, max_length: int) -> Iterator[tuple[list[int], bool]]:
     """The token ids of each text between the model's own tokens, at most `max_length`, and whether the text was cut."""
-    words = WordTokens(tokens)
-    before, behind = tokens.around()
+    before, behind = words.tokens.around()
     room = max_length - len(before) - len(behind)
     if _are_many(texts) and room > 0 and words.agrees(texts):
         for ids in words.encode(texts):
             yield [*before, *ids[:room], *behind], len(ids) > room
         return
-    for encoding in tokens.encode_cut(texts, max_length):
+    for encoding in words.tokens.encode_cut(texts, max_length):
         yield encoding.ids, len(encoding) == max_length and bool(encoding.overflowing)
 
 
@@ -51,10 +50,10 @@ def _are_many(texts: Sequence[str]) -> bool:
 
 
 class WordTokens:
-    """Token ids of texts by way of their words."""
+    """Token ids of texts by way of their words, which are remembered."""
 
     def __init__(self, tokens: TextTokenizer) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
         specials = sorted(tokens.special_texts, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, specials)) + ")" if specials else r"(?!)")
         self._starts = _Known(tokens, "")
@@ -64,7 +63,7 @@ class WordTokens:
     def agrees(self, texts: Sequence[str]) -> bool:
         """Whether the way by words gives the very tokens of the plain way for a sample of the texts."""
         sample = sample_of(texts)
-        plain = self._tokens.encode(sample, special=False)
+        plain = self.tokens.encode(sample, special=False)
         return all(ids == encoding.ids for ids, encoding in zip(self.encode(sample), plain, strict=True))
 
     def encode(self, texts: Sequence[str]) -> Iterator[list[int]]:
@@ -115,7 +114,7 @@ class _KnownPlain(_Known):
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:
-    """Texts from all over, 1,000 at most, and not many more than a million characters."""
+    """Texts from all over, 200 at most, and not many more than 100,000 characters."""
     average = max(1, sum(map(len, texts)) // max(1, len(texts)))
     count = max(1, min(SAMPLE_TEXTS, SAMPLE_CHARACTERS // average))
     return list(texts[:: max(1, len(texts) // count)])

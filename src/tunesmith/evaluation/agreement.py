@@ -21,7 +21,7 @@ class Agreement:
     def __str__(self) -> str:
         """The finding in words."""
         return (
-            f"KL {self.divergence:.2g} nats a prediction, the same likeliest choice in {self.same_choice:.2%} "
+            f"KL {self.divergence:.2g} nats a prediction, the same likeliest choice in {100 * self.same_choice:.2f} % "
             f"of {self.num_predictions:,} predictions"
         )
 

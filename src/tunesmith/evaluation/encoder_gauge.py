@@ -110,6 +110,7 @@ def _sentence(level: Level, measures: dict[str, Measure], num_neighbours: int, n
         return f"{level}: general texts are represented exactly as by the base model."
     chance = num_neighbours / (num_rows - 1)
     return (
-        f"{level}: {kept:.0%} of the {num_neighbours} texts nearest to a general text are the same (by chance {chance:.0%}); "
+        f"{level}: {100 * kept:.0f} % of the {num_neighbours} texts nearest to a general text are the same "
+        f"(by chance {100 * chance:.0f} %); "
         f"similarity to the base model's representations {similarity:.2f} (1 is unchanged)."
     )

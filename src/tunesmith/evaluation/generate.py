@@ -18,6 +18,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.evaluation.sampling import Sampling, choose
+from tunesmith.model import token_rows
 
 TokenIds = Sequence[int] | NDArray
 Progress = Callable[[int, int], None]
@@ -82,6 +83,8 @@ def generate(
         DataError: If a row is empty or leaves no room for an answer.
     """
     budgets = [settings.budget(row, number) for number, row in enumerate(rows)]
+    for row in rows:
+        token_rows.require(model, row)
     answers: dict[int, Answer] = {}
     with _ready(model, settings):
         for group in _groups([len(row) for row in rows], budgets, settings.tokens_per_pass):
@@ -99,6 +102,7 @@ def stream(model: PreTrainedModel, row: TokenIds, settings: Generation) -> Itera
         DataError: If the row is empty or leaves no room for an answer.
     """
     budget = settings.budget(row, 0)
+    token_rows.require(model, row)
     return _stream(model, torch.tensor([list(row)], dtype=torch.int64, device=model.device), budget, settings)
 
 

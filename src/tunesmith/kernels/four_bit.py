@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.by_device import by_device
+
 BLOCK = 64
 """Numbers that share a scale."""
 GROUP = 256
@@ -59,20 +61,29 @@ class FourBit:
 
     def row_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """The weight in `dtype`, some rows `(rows, d_in)` at a time, with which rows they are."""
-        (d_out, d_in), device = self.shape, self.codes.device
-        scales, pairs = self.scales()[:, None], _pairs(self.levels, device)
-        for first, last in dequantized_spans(d_out, d_in, device.type):
-            begin, end = first * d_in // BLOCK, -(-last * d_in // BLOCK)
-            # One look-up of eight bytes for two numbers is three times as fast as two of four.
-            found = pairs.index_select(0, self.codes[begin * BLOCK // 2 : end * BLOCK // 2].int())
-            numbers = found.view(torch.float32).view(-1, BLOCK).mul_(scales[begin:end])
-            yield slice(first, last), numbers.view(-1)[: (last - first) * d_in].view(-1, d_in).to(dtype)
+        d_out, d_in = self.shape
+        for first, last in dequantized_spans(d_out, d_in, self.codes.device.type):
+            blocks = slice(first * d_in // BLOCK, -(-last * d_in // BLOCK))
+            codes = self.codes[blocks.start * BLOCK // 2 : blocks.stop * BLOCK // 2]
+            found = numbers(codes, self, blocks, dtype)
+            yield slice(first, last), found[: (last - first) * d_in].view(-1, d_in)
 
-    def scales(self) -> Tensor:
-        """The scale of every block, `(blocks,)` float32."""
-        fine = _fine_levels(self.codes.device).index_select(0, self.scale_codes.int())
-        groups = self.group_scales.repeat_interleave(GROUP)[: len(fine)]
-        return fine.mul_(groups).add_(self.mean_scale)
+
+@by_device
+def numbers(codes: Tensor, weight: FourBit, blocks: slice, dtype: torch.dtype) -> Tensor:
+    """The numbers of some blocks of a weight, whose codes are given, `(numbers,)` in `dtype`."""
+    pairs, scales = _pairs(weight.levels, codes.device), scales_of(weight, blocks)
+    # One look-up of eight bytes for two numbers is three times as fast as two of four.
+    found = pairs.index_select(0, codes.int()).view(torch.float32).view(-1, BLOCK)
+    return found.mul_(scales[:, None]).view(-1).to(dtype)
+
+
+def scales_of(weight: FourBit, blocks: slice) -> Tensor:
+    """The scale of each of some blocks, `(blocks,)` float32."""
+    fine = fine_levels(weight.codes.device).index_select(0, weight.scale_codes[blocks].int())
+    groups = weight.group_scales[blocks.start // GROUP : -(-blocks.stop // GROUP)].repeat_interleave(GROUP)
+    before = blocks.start % GROUP
+    return fine.mul_(groups[before : before + len(fine)]).add_(weight.mean_scale)
 
 
 def quantize(weight: Tensor, levels: Levels = "nf4") -> FourBit:
@@ -91,7 +102,7 @@ def quantize(weight: Tensor, levels: Levels = "nf4") -> FourBit:
         codes[here] = found[:, ::2] * 16 + found[:, 1::2]
     mean = scales.mean()
     scaled, group_scales = _scaled(_in_rows(scales - mean, GROUP))
-    scale_codes = torch.bucketize(scaled, _middles(_fine_levels(device)), out_int32=True)
+    scale_codes = torch.bucketize(scaled, _middles(fine_levels(device)), out_int32=True)
     scale_codes = scale_codes.view(-1)[:num_blocks].to(torch.uint8)
     return FourBit(codes.view(-1), scale_codes, group_scales, mean, (d_out, d_in), levels)
 
@@ -145,12 +156,18 @@ def _middles(levels: Tensor) -> Tensor:
 @functools.cache
 def _pairs(levels: Levels, device: torch.device) -> Tensor:
     """Both levels of every byte as the eight bytes that they take, `(256,)`."""
-    level = torch.tensor(_LEVELS[levels], dtype=torch.float32)
+    level = level_values(levels, torch.device("cpu"))
     return torch.stack([level.repeat_interleave(16), level.repeat(16)], 1).view(torch.int64).view(-1).to(device)
 
 
 @functools.cache
-def _fine_levels(device: torch.device) -> Tensor:
+def level_values(levels: Levels, device: torch.device) -> Tensor:
+    """The 16 levels, `(16,)` float32."""
+    return torch.tensor(_LEVELS[levels], dtype=torch.float32, device=device)
+
+
+@functools.cache
+def fine_levels(device: torch.device) -> Tensor:
     """The 256 levels of scales, sorted: seven decades to either side of zero, each with twice the steps of the one before."""
     positive = [torch.tensor([1.0])]
     for exponent in range(7):

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.lora_linear import ALL_TOKENS, Changed, Readers, flat, gradients, products, unflat
+from tunesmith.kernels import lora_linear
+from tunesmith.kernels.by_device import by_device
+from tunesmith.kernels.lora_linear import ALL_TOKENS, Changed, Readers, flat, products, unflat
 
 
 def plain(gate: Tensor, up: Tensor) -> Tensor:
@@ -33,29 +35,44 @@ def lora_swiglu(x: Tensor, gate: Changed, up: Changed, down: Changed, parts: Seq
     return result.view(*x.shape[:-1], result.shape[-1])
 
 
-def _silu_gradient(dy: Tensor, gate: Tensor) -> Tensor:
-    return torch.ops.aten.silu_backward(dy, gate)
+@by_device
+def product(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    return torch.nn.functional.silu(gate).mul_(up)
+
+
+@by_device
+def reopened(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor | None]:
+    """silu(gate) * up, and silu(gate) if holding it spares `gradients` some work."""
+    opened = torch.nn.functional.silu(gate)
+    return opened * up, opened
+
+
+@by_device
+def gradients(dy: Tensor, gate: Tensor, up: Tensor, opened: Tensor | None, *, overwrite: bool) -> tuple[Tensor, Tensor]:
+    """The gradients of gate and up; silu(gate), if it is known, is overwritten, and dy if that is allowed."""
+    dup = (torch.nn.functional.silu(gate) if opened is None else opened).mul_(dy)
+    return torch.ops.aten.silu_backward(dy.mul_(up) if overwrite else dy * up, gate), dup
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return product(gate, up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gate, up = ctx.saved_tensors
-        dup = torch.nn.functional.silu(gate).mul_(dy)
-        return _silu_gradient(dy * up, gate), dup
+        return gradients(dy, gate, up, None, overwrite=False)
 
 
 class _LoRASwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inner: Readers, outer: Readers, *_: Tensor) -> Tensor:
         (gate, up), kept = products(x, inner)
-        (y,), kept_outer = products(torch.nn.functional.silu(gate).mul_(up), outer)
+        (y,), kept_outer = products(product(gate, up), outer)
         ctx.save_for_backward(x, gate, up, *flat(kept + kept_outer))
         ctx.inner, ctx.outer = inner, outer
         return y
@@ -65,11 +82,11 @@ class _LoRASwiGLU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, gate, up, *tensors = ctx.saved_tensors
         kept, num_parts = unflat(tensors), len(ctx.inner.parts)
-        opened = torch.nn.functional.silu(gate)
-        dproduct, learnt_outer = gradients([dy], opened * up, kept[num_parts:], ctx.outer, for_input=True)
-        assert dproduct is not None
-        dup = opened.mul_(dproduct)
-        dgate = _silu_gradient(dproduct.mul_(up), gate)
+        inside, opened = reopened(gate, up)
+        dinside, learnt_outer = lora_linear.gradients([dy], inside, kept[num_parts:], ctx.outer, for_input=True)
+        assert dinside is not None
+        del inside  # as large as the gradients that follow
+        dbranches = gradients(dinside, gate, up, opened, overwrite=True)
         for_input = ctx.needs_input_grad[0]
-        dx, learnt = gradients([dgate, dup], x, kept[:num_parts], ctx.inner, for_input=for_input)
+        dx, learnt = lora_linear.gradients(dbranches, x, kept[:num_parts], ctx.inner, for_input=for_input)
         return dx, None, None, *learnt, *learnt_outer

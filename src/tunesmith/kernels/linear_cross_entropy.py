@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.by_device import by_device
+
 CHUNK_ELEMENTS_CPU = 8 * 2**20  # float32 logits of one chunk: 32 MB, about a last-level cache
 CHUNK_ELEMENTS_ACCELERATOR = 256 * 2**20
 
@@ -42,8 +44,9 @@ def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """The loss of every row, `(rows,)` float32, without gradients."""
     losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     for part in _chunks(hidden, head.weight):
-        logits = _logits(hidden[part], head.weight, head.bias, head.scale, head.softcap)
-        losses[part] = torch.logsumexp(logits, -1) - logits.gather(1, targets[part, None])[:, 0]
+        logits = torch.nn.functional.linear(hidden[part], head.weight, head.bias)
+        found, _ = losses_and_slopes(logits, targets[part], head.scale, head.softcap, for_gradients=False)
+        losses[part] = found[:, 0]
     return losses
 
 
@@ -62,11 +65,29 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     return [slice(i, i + size) for i in range(0, len(hidden), size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+@by_device
+def losses_and_slopes(
+    logits: Tensor, targets: Tensor, scale: float, softcap: float | None, *, for_gradients: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of every row of W h + b, `(rows, 1)` float32, and if asked the gradient of their sum.
+
+    The gradient has the shape and type of the logits and may lie in their memory.
+    """
+    # Logits that are computed with, or reported, are made float32 first; else their own type keeps a loss near zero exact too.
+    capped = logits if for_gradients and scale == 1.0 and softcap is None else logits.float()
     if scale != 1.0:
-        logits.mul_(scale)
-    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+        capped.mul_(scale)
+    if softcap is not None:
+        capped.div_(softcap).tanh_().mul_(softcap)
+    log_shares, chosen = torch.log_softmax(capped, -1), targets[:, None]
+    losses = -log_shares.gather(1, chosen).float()
+    if not for_gradients:
+        return losses, None
+    dlogits = log_shares.exp_()
+    dlogits.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=dlogits.dtype))
+    if softcap is not None:
+        dlogits.mul_((capped / softcap).square_().neg_().add_(1))
+    return losses, (dlogits.mul_(scale) if scale != 1.0 else dlogits).to(logits.dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -79,19 +100,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         dbias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
         total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
+        for_gradients = need_hidden or need_weight or need_bias
         for part in _chunks(hidden, weight):
-            logits = _logits(hidden[part], weight, bias, scale, softcap)
-            normaliser = torch.logsumexp(logits, -1, keepdim=True)
-            chosen = targets[part, None]
-            total += (normaliser - logits.gather(1, chosen)).sum()
-            if not (need_hidden or need_weight or need_bias):
+            logits = torch.nn.functional.linear(hidden[part], weight, bias)
+            losses, dlogits = losses_and_slopes(logits, targets[part], scale, softcap, for_gradients=for_gradients)
+            total += losses.sum()
+            if dlogits is None:
                 continue
-            slope = (1 - (logits / softcap).square_()) if softcap else None  # of the soft cap, before logits become gradients
-            dlogits = logits.sub_(normaliser).exp_()
-            dlogits.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=dlogits.dtype))
-            if slope is not None:
-                dlogits.mul_(slope)
-            dlogits = dlogits.mul_(scale).to(weight.dtype) if scale != 1.0 else dlogits.to(weight.dtype)
             if dhidden is not None:
                 torch.mm(dlogits, weight, out=dhidden[part])
             if dweight is not None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.by_device import by_device
+
 
 def plain(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """The obvious computation, which `rms_norm` must equal."""
@@ -23,22 +25,33 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _RMSNorm.apply(x, weight, epsilon)  # pyright: ignore[reportReturnType]
 
 
+@by_device
+def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """y, and 1 / rms of every row for `gradients`."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    inverse = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)
+    return (x * inverse).mul_(weight), inverse
+
+
+@by_device
+def gradients(dy: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, *, for_weight: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradient of x, and that of the weight, None unless asked for."""
+    unit = x * inverse
+    dweight = (dy * unit).flatten(0, -2).sum(0) if for_weight else None
+    dx = dy * weight
+    share = (dx * unit).mean(-1, keepdim=True, dtype=torch.float32).to(x.dtype)
+    return dx.sub_(unit.mul_(share)).mul_(inverse), dweight
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)
+        y, inverse = forward(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, inverse = ctx.saved_tensors
-        unit = x * inverse
-        dweight = (dy * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        if not ctx.needs_input_grad[0]:
-            return None, dweight, None
-        dx = dy * weight
-        share = (dx * unit).mean(-1, keepdim=True, dtype=torch.float32).to(x.dtype)
-        return dx.sub_(unit.mul_(share)).mul_(inverse), dweight, None
+        return *gradients(dy, x, weight, inverse, for_weight=ctx.needs_input_grad[1]), None

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.by_device import by_device
+
 
 def plain(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The obvious computation, which `rotate` must equal."""
@@ -21,20 +23,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
 
 
-class _Rotate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, backward=False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        cos, sin = ctx.saved_tensors
-        return _turn(dy, cos, sin, backward=True), None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, backward: bool) -> Tensor:
+@by_device
+def turn(x: Tensor, cos: Tensor, sin: Tensor, *, backward: bool) -> Tensor:
+    """`x` turned by the angles, or back."""
     (a, b), (sin_1, sin_2) = x.chunk(2, -1), sin.chunk(2, -1)
     y = x * cos
     first, second = y.chunk(2, -1)
@@ -45,3 +36,16 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, backward: bool) -> Tensor:
         first.addcmul_(b, sin_1, value=-1)
         second.addcmul_(a, sin_2)
     return y
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return turn(x, cos, sin, backward=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        return turn(dy, cos, sin, backward=True), None, None

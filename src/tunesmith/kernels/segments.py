@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,28 @@ class Part:
     """The place of their own keys among all keys."""
     sees_shared: bool
     """Whether they look at the shared keys too."""
+    lengths: tuple[int, ...]
+    """Of its segments; each sees itself only."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All parts of a stream one after the other, each with the keys that it sees: first the shared ones, then its own."""
+
+    query_ends: Tensor
+    """(parts + 1,) int32 cumulative numbers of queries, from 0"""
+    key_ends: Tensor
+    """(parts + 1,) int32 cumulative numbers of keys that are seen, from 0"""
+    most_queries: int
+    """Of one part."""
+    most_keys: int
+    """That one part sees."""
+    seen: Tensor
+    """(seen,) which of all keys each seen key is"""
+    own: Tensor
+    """(own keys,) places among the seen keys, in the order of the keys, where each part has its own"""
+    copies: Tensor
+    """(segments * shared,) places among the seen keys where segments have the shared ones"""
 
 
 class Segments:
@@ -40,7 +63,9 @@ class Segments:
         self.num_shared = num_shared
         self.in_stream = in_stream
         self._masks: dict[tuple[int, bool, int | None, torch.dtype, bool], Tensor | None] = {}
+        self._joint_masks: dict[tuple[tuple[int, ...], bool, int | None, torch.dtype, bool], Tensor] = {}
         self._sharing: dict[tuple[int, bool], Segments] = {}
+        self._joined: dict[int, list[Part]] = {}
 
     def __iter__(self) -> Iterator[slice]:
         """The place of each segment in the stream."""
@@ -61,32 +86,46 @@ class Segments:
         shared = self.num_shared
         ahead = shared if self.in_stream else 0
         if ahead:
-            yield Part(slice(0, ahead), slice(0, ahead), sees_shared=False)
+            yield Part(slice(0, ahead), slice(0, ahead), sees_shared=False, lengths=(ahead,))
         for place in self:
             own = slice(place.start + shared, place.stop + shared)
-            yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
+            length = place.stop - place.start
+            yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0, lengths=(length,))
+
+    def joined_parts(self, most: int) -> list[Part]:
+        """The same, with neighbours joined that have at most so many tokens together; made once, every layer asks for them."""
+        if most not in self._joined:
+            self._joined[most] = _joined(self.parts(), most)
+        return self._joined[most]
+
+    def there(self, tensor: Tensor) -> Tensor:
+        """A tensor of this process where the stream is, without waiting for what is computed there."""
+        return tensor.to(self.device, non_blocking=True)
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """(segments,) tokens of each."""
+        return self.there(torch.tensor(self.lengths))
 
     @cached_property
     def starts(self) -> Tensor:
         """(segments,) index of each first token."""
-        lengths = torch.tensor(self.lengths, device=self.device)
-        return torch.cumsum(lengths, 0) - lengths
+        return torch.cumsum(self.sizes, 0) - self.sizes
 
     @cached_property
     def last(self) -> Tensor:
         """(segments,) index of each last token."""
-        return self.starts + torch.tensor(self.lengths, device=self.device) - 1
+        return self.starts + self.sizes - 1
 
     @cached_property
-    def boundaries(self) -> Tensor:
-        """(segments + 1,) int32 cumulative lengths, as variable-length kernels want them."""
-        ends = torch.cumsum(torch.tensor(self.lengths), 0)
-        return torch.cat([torch.zeros(1, dtype=torch.int64), ends]).to(torch.int32).to(self.device)
+    def layout(self) -> Layout:
+        """The same for kernels that take all parts at once; made once, whoever asks."""
+        return _layout(self)
 
     @cached_property
     def positions(self) -> Tensor:
         """(tokens,) position of each token in its segment."""
-        return torch.cat([torch.arange(n, device=self.device) for n in self.lengths])
+        return self.there(torch.cat([torch.arange(n) for n in self.lengths]))
 
     def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: bool = False) -> Tensor | None:
         """What to add to the scores `(length, keys)` of a segment: 0 where a token may look, minus infinity elsewhere.
@@ -99,6 +138,22 @@ class Segments:
             self._masks[key] = self._made(key)
         return self._masks[key]
 
+    def joint_mask(self, part: Part, *, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor:
+        """The masks of a part's segments in one, `(tokens, keys)`: none of them sees another."""
+        key = (part.lengths, causal, window, dtype, part.sees_shared)
+        if key not in self._joint_masks:
+            num_shared, total = self.num_shared if part.sees_shared else 0, sum(part.lengths)
+            joint = torch.full((total, num_shared + total), -torch.inf, dtype=dtype, device=self.device)
+            start = 0
+            for length in part.lengths:
+                own = self.mask(length, causal=causal, window=window, dtype=dtype, shared=part.sees_shared)
+                rows = joint[start : start + length]
+                rows[:, :num_shared] = 0 if own is None else own[:, :num_shared]
+                rows[:, num_shared + start :][:, :length] = 0 if own is None else own[:, num_shared:]
+                start += length
+            self._joint_masks[key] = joint
+        return self._joint_masks[key]
+
     def _made(self, key: tuple[int, bool, int | None, torch.dtype, bool]) -> Tensor | None:
         length, causal, window, dtype, shared = key
         before = self.num_shared if shared and self.in_stream else 0
@@ -107,6 +162,41 @@ class Segments:
         mask = _mask(before + length, causal, window, dtype, self.device)[before:]
         always = self.num_shared if shared and not self.in_stream else 0
         return torch.nn.functional.pad(mask, (always, 0)) if always else mask
+
+
+def _joined(parts: Iterator[Part], most: int) -> list[Part]:
+    joined: list[Part] = []
+    for part in parts:
+        before = joined[-1] if joined else None
+        if before and before.sees_shared == part.sees_shared and sum(before.lengths) + sum(part.lengths) <= most:
+            queries = slice(before.queries.start, part.queries.stop)
+            keys = slice(before.keys.start, part.keys.stop)
+            joined[-1] = Part(queries, keys, part.sees_shared, before.lengths + part.lengths)
+        else:
+            joined.append(part)
+    return joined
+
+
+def _layout(segments: Segments) -> Layout:
+    shared, parts = torch.arange(segments.num_shared), list(segments.parts())
+    num_queries = [part.queries.stop - part.queries.start for part in parts]
+    keys = [torch.arange(part.keys.start, part.keys.stop) for part in parts]
+    heads = [shared if part.sees_shared else shared[:0] for part in parts]
+    num_keys = [len(head) + len(own) for head, own in zip(heads, keys, strict=True)]
+    starts = [0, *itertools.accumulate(num_keys)]
+
+    def places(offset_of: Callable[[int], int], tensors: list[Tensor]) -> Tensor:
+        return segments.there(torch.cat([torch.arange(len(t)) + offset_of(i) for i, t in enumerate(tensors)]))
+
+    return Layout(
+        query_ends=segments.there(torch.tensor([0, *itertools.accumulate(num_queries)], dtype=torch.int32)),
+        key_ends=segments.there(torch.tensor(starts, dtype=torch.int32)),
+        most_queries=max(num_queries),
+        most_keys=max(num_keys),
+        seen=segments.there(torch.cat([piece for pair in zip(heads, keys, strict=True) for piece in pair])),
+        own=places(lambda i: starts[i] + len(heads[i]), keys),
+        copies=places(lambda i: starts[i], heads),
+    )
 
 
 def _sees_all(length: int, causal: bool, window: int | None, before: int) -> bool:

@@ -21,7 +21,7 @@ class BitFit(Method):
     paper = "https://arxiv.org/abs/2106.10199"
     trains_base_weights = True
     learning_rate = 1e-3
-    learning_rate_small = 1e-3
+    learning_rate_small = 5e-3
 
     def attach(self, model: nn.Module) -> None:
         head = anatomy.new_head_parameters(model)

@@ -61,7 +61,7 @@ class IA3(Method, PeftFormat):
     name = "ia3"
     paper = "https://arxiv.org/abs/2205.05638"
     learning_rate = 5e-3
-    learning_rate_small = 5e-3
+    learning_rate_small = 2e-2
     peft_type = "IA3"
     peft_keys = frozenset[str]()
     peft_ignored = frozenset({"target_modules", "feedforward_modules", "exclude_modules", "fan_in_fan_out", "init_ia3_weights"})

@@ -3,8 +3,8 @@
 out = softmax(q [P_k ; k]t) [P_v ; v]      P_k, P_v of each layer: (key heads, num_tokens, width)
 
 At the start they are the keys and values of random words. With `hidden` a network makes them while training:
-P = V tanh(U E) with E: (num_tokens, hidden size), U: (hidden, hidden size), V: (all keys and values, hidden). It runs once per
-forward pass, not once per row.
+P = V tanh(U E) with E: (num_tokens, hidden size), U: (hidden, hidden size), V: (all keys and values, hidden). It runs once
+per step, not once per row.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PrefixTuning(Method, PeftFormat):
     starts_as_identity = False
     mergeable = False
     learning_rate = 5e-3
-    learning_rate_small = 5e-3
+    learning_rate_small = 2e-2
     peft_type = "PREFIX_TUNING"
     peft_prefix = PROMPT_PREFIX
     peft_keys = frozenset({"num_virtual_tokens", "token_dim", "num_transformer_submodules"})

@@ -2,8 +2,8 @@
 
 x' = [E(h)_1 .. E(h)_n ; x]      h: (num_tokens, width of the embeddings), normal at random
 
-E is three linear layers with ReLU between, or a bidirectional LSTM and two linear layers. It runs once per forward pass, not
-once per row.
+E is three linear layers with ReLU between, or a bidirectional LSTM and two linear layers. It runs once per step, not once
+per row.
 """
 
 from __future__ import annotations

@@ -156,13 +156,8 @@ def is_encoder_decoder(model_config: object) -> bool:
 
 def first_position(model_config: object) -> int:
     """The position number of a row's first token: 0, but RoBERTa's relatives begin after the padding index."""
-    if getattr(model_config, "model_type", "") in (
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "roberta-prelayernorm",
-        "xlm-roberta-xl",
-    ):
+    counted_on = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
+    if getattr(model_config, "model_type", "") in counted_on:
         return (getattr(model_config, "pad_token_id", None) or 0) + 1
     return 0
 
@@ -222,6 +217,11 @@ def head_dtype(model: PreTrainedModel) -> torch.dtype:
 def reader(model: PreTrainedModel) -> nn.Module:
     """The part that turns an input into hidden states: the encoder of an encoder-decoder, else the backbone."""
     return model.get_encoder() if is_encoder_decoder(model.config) else backbone(model)
+
+
+def embedding_scale(module: nn.Module) -> float:
+    """What an embedding multiplies its rows by."""
+    return float(getattr(module, "embed_scale", None) or 1.0)
 
 
 def norm_parts(module: nn.Module) -> tuple[nn.Parameter, float] | None:

@@ -27,9 +27,8 @@ def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, inp
     """
     which, ends = anatomy.pooling(model), _ends(model, segments, input_ids)
     if which == "mean":
-        sums = hidden.new_zeros(len(segments.lengths), hidden.shape[1], dtype=torch.float32)
-        owner = torch.repeat_interleave(torch.arange(len(segments.lengths), device=hidden.device), _sizes(segments))
-        pooled = sums.index_add(0, owner, hidden.float()) / _sizes(segments)[:, None]
+        sums = torch.segment_reduce(hidden.float(), "sum", lengths=segments.sizes, axis=0, unsafe=True)
+        pooled = sums / segments.sizes[:, None]
     else:
         pooled = hidden.index_select(0, segments.starts if which == "first" else ends)
     body = anatomy.backbone(model)
@@ -55,7 +54,3 @@ def _ends(model: PreTrainedModel, segments: Segments, input_ids: Tensor) -> Tens
         return segments.last
     positions = torch.where(input_ids == filler, 0, segments.positions)
     return segments.starts + torch.stack([row.max() for row in positions.split(segments.lengths)])
-
-
-def _sizes(segments: Segments) -> Tensor:
-    return torch.tensor(segments.lengths, device=segments.device)

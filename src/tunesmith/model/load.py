@@ -184,9 +184,10 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: 
     kind = _HEADS.get(task, AutoModelForCausalLM)
     if task in ("chat", "text") and (source.is_encoder or anatomy.is_encoder_decoder(config)):
         kind_of_model = "encoder" if source.is_encoder else "encoder-decoder"
+        other = "data with labels for" if source.is_encoder else "--task seq2seq to learn from pairs, or data with labels for"
         raise ModelError(
             f"{source.name} is an {kind_of_model} ({config.model_type}): it cannot be tuned for the task {task!r}. "
-            "Give a decoder such as starter:smollm2, or data with labels for --task classification."
+            f"Give a decoder such as starter:smollm2, or {other} --task classification."
         )
     try:
         with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import NotMergeable
 from tunesmith.kernels.lora_linear import ALL_TOKENS, Change, Changed, lora_linear
-from tunesmith.model import anatomy, roles, surgery, weights
+from tunesmith.model import anatomy, roles, surgery, token_rows, weights
 
 
 class ChangedLinear(nn.Module):
@@ -188,4 +188,5 @@ def merge(model: nn.Module) -> None:
     for layer in changed.values():
         weight = weights.writable(layer.base)
         weight.copy_(layer.merged_weight().to(weight.dtype))
+    token_rows.fold(model)
     surgery.detach(model)

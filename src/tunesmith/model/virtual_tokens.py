@@ -5,14 +5,17 @@ packed stream has them once, for all rows; in an encoder, where they see the wor
 keys and values. Either way positions count from the virtual tokens on, and the model answers for the words only.
 
 The virtual tokens are a module with the name `virtual_tokens` in the part of the model that reads or writes; it is called
-once per forward pass.
+once per forward pass, or inside `made_once` once for all passes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +66,51 @@ def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
         surgery.hook(model, anatomy.path_of(model, places), before=functools.partial(_shift, tokens.num_tokens))
 
 
+@contextlib.contextmanager
+def made_once(model: nn.Module) -> Iterator[None]:
+    """Call what makes the virtual tokens once for all passes within; their gradients reach it at the end, all at once."""
+    made = [_Made(module) for module in model.modules() if isinstance(module, VirtualTokens)]
+    _made.update({one.maker: one for one in made})
+    try:
+        yield
+    finally:
+        for one in made:
+            del _made[one.maker]
+    for one in made:
+        one.backward()
+
+
+class _Made:
+    """What a module has made, and copies of it that take up the gradients of passes."""
+
+    def __init__(self, maker: VirtualTokens) -> None:
+        self.maker = maker
+        self._outputs: list[Tensor] = []
+        self._copies: list[Tensor] = []
+
+    def copies(self) -> Tensor | list[Tensor]:
+        """What the module makes, made by the first pass that asks."""
+        if not self._copies:
+            made = self.maker()
+            self._outputs = [made] if isinstance(made, Tensor) else made
+            self._copies = [output.detach().requires_grad_() for output in self._outputs]
+        return self._copies if isinstance(self.maker, VirtualKeys) else self._copies[0]
+
+    def backward(self) -> None:
+        """Pass on what the copies have taken up."""
+        known = [(output, copy.grad) for output, copy in zip(self._outputs, self._copies, strict=True) if copy.grad is not None]
+        if known:
+            torch.autograd.backward([output for output, _ in known], [gradient for _, gradient in known])
+
+
+_made: WeakKeyDictionary[nn.Module, _Made] = WeakKeyDictionary()
+
+
+def _make(tokens: VirtualTokens) -> Any:
+    """The virtual tokens, or those of all passes."""
+    return _made[tokens].copies() if tokens in _made and torch.is_grad_enabled() else tokens()
+
+
 def find(model: nn.Module) -> tuple[str, VirtualTokens]:
     """The module that makes the model's virtual tokens, and its path."""
     return next((path, module) for path, module in model.named_modules() if isinstance(module, VirtualTokens))
@@ -107,7 +155,7 @@ def keys_of_random_words(model: PreTrainedModel, count: int) -> dict[str, Tensor
 
 def _prepend(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
     inputs = _by_name(part, args, inputs)
-    vectors = part.get_submodule(NAME)()
+    vectors = _make(find(part)[1])
     count, mask = len(vectors), inputs.get("attention_mask")
     order = _order(part, mask, count)
     if mask is not None:
@@ -203,7 +251,7 @@ def _give(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, In
     assert isinstance(tokens, VirtualKeys)
     assert isinstance(words, Tensor)
     count = tokens.num_tokens
-    for path, pair in zip(tokens.paths, tokens(), strict=True):
+    for path, pair in zip(tokens.paths, _make(tokens), strict=True):
         layer = part.get_submodule(path)
         own_bias = anatomy.distance_bias(layer, words.shape[1], count, past + count)
         bias = bias if own_bias is None else own_bias  # layers without one use that of a layer before

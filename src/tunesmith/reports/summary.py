@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.measure import Measure
 from tunesmith.quantity import format_bytes, format_seconds
 from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.escape import printable, shorten
@@ -13,12 +14,13 @@ from tunesmith.reports.result import RunResult
 from tunesmith.reports.verdict import PAIRED, judge
 
 if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
+    from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
     from rich.table import Table
     from rich.text import Text
 
 _MAX_EXAMPLES = 4
 _MAX_CELL_CHARACTERS = 160
+_WIDEST = 1_000
 _VERDICT_STYLES = {"better": "bold green", "worse": "bold red", "none found": "bold yellow", "not measured": "bold"}
 
 
@@ -32,7 +34,7 @@ def summarise(result: RunResult, folder: Path) -> Group:
     verdict = judge(result)
     blocks: list[RenderableType] = [_title(result), _text(verdict.sentence, _VERDICT_STYLES[verdict.difference])]
     sections: tuple[tuple[str, list[RenderableType]], ...] = (
-        ("Results", _filled(_results(result))),
+        ("Results", _results(result)),
         ("What it took", _filled(_costs(result))),
         ("Where a step's time and memory go", _profile(result)),
         ("What it forgot", [*_finding(result), *_filled(_forgotten(result))]),
@@ -79,8 +81,25 @@ def _title(result: RunResult) -> Text:
     return _text(printable(f"{result.model.name} on {result.data.name} by {method}: {result.status}", multiline=False), "dim")
 
 
-def _results(result: RunResult) -> Table:
-    """All metrics of all stages with their intervals."""
+class _Fitting:
+    """The wide form of something where the terminal has room for it, else the narrow one."""
+
+    def __init__(self, wide: Table, narrow: Table) -> None:
+        self._wide, self._narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = console.measure(self._wide, options=options.update(max_width=_WIDEST)).maximum
+        yield self._wide if needed <= options.max_width else self._narrow
+
+
+def _results(result: RunResult) -> list[RenderableType]:
+    """All metrics of all stages with their intervals; nothing if nothing was measured."""
+    wide, narrow = (_results_table(result, narrow=narrow) for narrow in (False, True))
+    return [_Fitting(wide, narrow)] if wide.row_count else []
+
+
+def _results_table(result: RunResult, *, narrow: bool) -> Table:
+    """Values with their intervals beside them, or below them where it has to be narrow."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -90,13 +109,22 @@ def _results(result: RunResult) -> Table:
     table.add_column(_cell("model"))
     table.add_column(_cell("rows"))
     for name in metrics:
-        table.add_column(_cell(f"{wording.metric_wording(name).title} (95 % interval)"), justify="right")
+        title = wording.metric_wording(name).title
+        table.add_column(_text(f"{title}\n95 % interval") if narrow else _cell(f"{title} (95 % interval)"), justify="right")
     tuned = judge(result).tuned
     for stage in stages:
-        cells = [wording.format_measure(name, stage.metrics[name]) if name in stage.metrics else "–" for name in metrics]
+        cells = [_measured(name, stage.metrics[name], narrow) if name in stage.metrics else "–" for name in metrics]
         style = "bold" if stage is tuned else ""
-        table.add_row(*[_cell(text, style) for text in (wording.stage_title(stage), stage.split, *cells)])
+        titles = [_cell(text, style) for text in (wording.stage_title(stage), stage.split)]
+        table.add_row(*titles, *[_text(text, style) for text in cells])
     return table
+
+
+def _measured(name: str, measure: Measure, narrow: bool) -> str:
+    """A measure with its interval, on one line or on two."""
+    if not narrow:
+        return wording.format_measure(name, measure)
+    return "\n".join(filter(None, (wording.format_value(name, measure.value), wording.format_interval(name, measure))))
 
 
 def _costs(result: RunResult) -> Table:

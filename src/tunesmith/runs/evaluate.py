@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunesmith import settings
 from tunesmith.data.prepare import Part, prepare_for_evaluation
+from tunesmith.model import token_rows
 from tunesmith.model.load import Source
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.runs import predict, writing
@@ -24,6 +25,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
     predictor = predict.load(folder)
     num_classes = len(predictor.result.data.labels)
     part = rows_like(predictor.result, predictor.source, data, str(folder))
+    token_rows.require(predictor.model, part.tokens.input_ids, predictor.source.tokenizer)
     scores = score(predictor.forward, part, watch, "evaluating")
     rows = writing.rows_to_measure(part)
     written = writing.answer(predictor.model, predictor.source.tokenizer, part, rows, watch) if rows else []

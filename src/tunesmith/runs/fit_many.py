@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tunesmith import settings
-from tunesmith.checkpoint import durable
+from tunesmith import durable, settings
 from tunesmith.errors import SettingsError
 from tunesmith.model import many
 from tunesmith.model.forward import PackedForward

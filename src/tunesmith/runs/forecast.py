@@ -41,10 +41,10 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     batch, shortest = pack(table, group).to(device), pack(table, group[[table.lengths[group].argmin()]]).to(device)
     learner, durations = Learner(session.forward, optimizer), []
     with threads(1 if plan.num_processes > 1 else torch.get_num_threads()):
-        learner.accumulate([Pass(shortest, 0)])  # warms up
+        learner.accumulate([Pass(shortest, 0)]).item()  # warms up; the number waits for a GPU
         while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
             start = time.perf_counter()
-            learner.accumulate([Pass(batch, 0)])
+            learner.accumulate([Pass(batch, 0)]).item()
             durations.append(time.perf_counter() - start)
     optimizer.forget()
     per_token = statistics.median(durations) / batch.num_real_tokens / plan.num_processes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tunesmith.checkpoint import durable
+from tunesmith import durable
 from tunesmith.checkpoint import folder as checkpoints
 from tunesmith.errors import RunError
 from tunesmith.runs.measure import score

@@ -13,7 +13,7 @@ from torch import Tensor
 from tunesmith.data.examples import Chat, Example, Labelled, SourceTarget, Text
 from tunesmith.data.pack import in_order_of_length, pack
 from tunesmith.data.prepare import Part
-from tunesmith.evaluation import metrics
+from tunesmith.evaluation import metrics, statistics
 from tunesmith.evaluation.encoder_gauge import EncoderGauge
 from tunesmith.evaluation.language_gauge import LanguageGauge
 from tunesmith.evaluation.retention import Row, general_rows
@@ -51,7 +51,7 @@ class Scores:
         """Metrics with 95 % intervals."""
         if self.predicted is None or self.expected is None:
             return metrics.language(self.losses, self.counts)
-        loss = {"loss": Measure(value=float(self.losses.mean()), count=len(self.losses))}
+        loss = {"loss": statistics.mean(self.losses)}
         return metrics.classification(self.predicted, self.expected, num_classes) | loss
 
 

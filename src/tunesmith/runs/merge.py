@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint import merge as merging
-from tunesmith.checkpoint.durable import whole_folder
 from tunesmith.checkpoint.save_model import save_model
 from tunesmith.data.pack import in_order_of_length, pack
 from tunesmith.data.table import TokenTable
+from tunesmith.durable import whole_folder
 from tunesmith.errors import DataError, NotMergeable, RunError
 from tunesmith.evaluation.agreement import Agreement, compare
 from tunesmith.model import anatomy, quantize

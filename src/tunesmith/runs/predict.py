@@ -18,6 +18,7 @@ from tunesmith.errors import InputError, RunError
 from tunesmith.evaluation.generate import Generation
 from tunesmith.method import Method
 from tunesmith.model import load as loading
+from tunesmith.model import token_rows
 from tunesmith.model.forward import Forward, choose
 from tunesmith.model.load import Source
 from tunesmith.reports.result import RunResult
@@ -74,6 +75,7 @@ class Predictor:
         tokenised = tokenise(
             examples, self.source.tokenizer, task="classification", max_length=self.result.data.max_length, labels=labels
         )
+        token_rows.require(self.model, tokenised.table.input_ids, self.source.tokenizer)
         part = Part(examples=list(examples), tokens=tokenised.table, origins=np.arange(1, len(examples) + 1))
         predicted = score(self.forward, part, Quiet(), "predicting").predicted
         assert predicted is not None
@@ -145,6 +147,7 @@ def base(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel]:
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
         )
     torch.manual_seed(result.seed)
+    memory.keep_few_kernels()
     memory.return_freed_memory()
     return source, loading.load(source, result.task, labels=tuple(result.data.labels), base_bits=base_bits(result))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tunesmith import settings
-from tunesmith.checkpoint import durable
+from tunesmith import durable, settings
 from tunesmith.checkpoint.lock import RunLock
 from tunesmith.errors import RunError
 from tunesmith.reports.result import RunResult

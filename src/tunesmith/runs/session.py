@@ -15,8 +15,9 @@ from tunesmith import registry, settings, starter
 from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import PreparedData, prepare
 from tunesmith.errors import DataError, SettingsError
+from tunesmith.kernels import by_device
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, load, quantize
+from tunesmith.model import anatomy, forward, load, quantize, token_rows
 from tunesmith.model.load import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
@@ -98,8 +99,12 @@ class Session:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
         torch.manual_seed(training.seed)
+        memory.keep_few_kernels()
         memory.return_freed_memory()
         self.model = load.load(self.source, self.data.task, labels=self.data.labels, base_bits=training.base_bits)
+        for part in (self.data.train, self.data.validation, self.data.test):
+            for ids in (part.tokens.input_ids, part.tokens.target_ids):
+                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
         nn.Module.to(self.model, self.device)
         self.forward, reason = forward.choose(
             self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"
@@ -111,6 +116,8 @@ class Session:
             precision.store_frozen(self.model, self.dtype)
         memory.keep_freed_memory()  # from here on: what loading held is given back
         self.watch.say(sentence)
+        if self.device.type == "cuda" and not by_device.has_triton():
+            self.watch.warn("Triton is not installed: a GPU computes without tunesmith's own kernels. `pip install triton`")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
         if reason:

@@ -1,6 +1,7 @@
 """Memory of this process: what it holds, the most it held, and an allocator that keeps what it will need again."""
 
 import ctypes
+import os
 import platform
 import resource
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import torch
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's mallopt
+_NUM_KERNELS = 128  # more than one pass needs, whose shapes are those of its layers and of its segments
+_KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _STATUS = Path("/proc/self/status")
 _PAGES = Path("/proc/self/smaps_rollup")
 
@@ -55,6 +58,16 @@ def give_back() -> None:
 
 def _has_glibc() -> bool:
     return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+
+
+def keep_few_kernels() -> None:
+    """Let torch's library of products (oneDNN) keep the code that it makes for each shape for few shapes only.
+
+    It keeps 1,024 of them, half a megabyte each; every pass has another number of tokens, so they are rarely met again.
+    It looks once, at the first product of the process: call this before. What the user has set stands.
+    """
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, str(_NUM_KERNELS))
 
 
 def return_freed_memory() -> bool:

@@ -77,9 +77,9 @@ class FlatAdamW:
                     total.add_(parameter.grad)
                     parameter.grad = None
 
-    def gradient_norm(self) -> float:
-        """Length of the gradient of everything that learns."""
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.gradients) for g in self._groups])))
+    def gradient_norm(self) -> Tensor:
+        """Length of the gradient of everything that learns, a float64 scalar where the gradients are."""
+        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.gradients) for g in self._groups])).double()
 
     def step(self, learning_rate: float, factor: float = 1.0) -> None:
         """Move the weights along the gradients times `factor`, and forget the gradients."""
@@ -147,7 +147,8 @@ class FlatAdamW:
         for index, group in enumerate(self._groups):
             group.values.copy_(tensors[f"{index}.values"])
             names = ("step", "exp_avg", "exp_avg_sq") if f"{index}.step" in tensors else ()  # none before the first step
-            self._adamw.state[group.values] = {name: tensors[f"{index}.{name}"].clone() for name in names}
+            device = group.values.device
+            self._adamw.state[group.values] = {name: tensors[f"{index}.{name}"].to(device, copy=True) for name in names}
             for parameter, master, _ in group.low_precision:
                 parameter.data.copy_(master)
         self.forget()

@@ -1,7 +1,8 @@
 """One optimizer step: some rows, in as many passes as memory asks for, one update.
 
 The loss is the mean over all targets of the step, however its rows are cut into passes, so that 1 x 8, 2 x 4 and
-8 x 1 rows x passes give the same gradients.
+8 x 1 rows x passes give the same gradients. A GPU works through all passes without being waited for: losses stay where
+they are computed, and loss and gradient norm are read together, once a step.
 """
 
 import math
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.model.many import Together
@@ -63,25 +66,30 @@ class Learner:
         """The most memory that other processes held for it, besides what they share with this one."""
         return 0
 
-    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> float:
-        """Add up the gradients of the mean loss over all passes' targets; returns that loss. `laps` hears where a part ends."""
+    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> Tensor:
+        """Add up the gradients of the mean loss over all passes' targets; returns that loss, a float64 scalar.
+
+        `laps` hears where a part ends.
+        """
         return self.accumulate_share(passes, sum(batch.num_targets for batch, _ in passes), laps)
 
-    def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> float:
-        """The part of some passes in the mean loss over `num_targets`, and in its gradients."""
-        total = 0.0
-        for batch, seed in passes:
-            if batch.num_targets == 0:
-                continue
-            torch.manual_seed(seed)
-            with self.forward.scope(batch):
-                loss = self.forward.loss(batch) / num_targets
-                laps.end("head")
-                loss.backward()
-                laps.end("backward")
-            self.optimizer.collect()
-            total += loss.item()
-            laps.end("optimizer")
+    def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> Tensor:
+        """The part of some passes in the mean loss over `num_targets`, a float64 scalar, and in its gradients."""
+        total = torch.zeros((), dtype=torch.float64, device=anatomy.device_of(self.forward.model))
+        with virtual_tokens.made_once(self.forward.model):
+            for batch, seed in passes:
+                if batch.num_targets == 0:
+                    continue
+                torch.manual_seed(seed)
+                with self.forward.scope(batch):
+                    loss = self.forward.loss(batch) / num_targets
+                    laps.end("head")
+                    loss.backward()
+                    laps.end("backward")
+                self.optimizer.collect()
+                total += loss.detach()
+                laps.end("optimizer")
+        self.optimizer.collect()
         return total
 
 
@@ -112,7 +120,7 @@ def take_step(
             penalty.backward()
             optimizer.collect()
     laps.end("rest")
-    result = move(optimizer, loss, batches, update)
+    result = move(optimizer, _read({0: loss}, {0: optimizer})[0], batches, update)
     laps.end("optimizer")
     if result.is_finite:
         for strategy in strategies:
@@ -127,21 +135,23 @@ def take_common_step(
     updates: Mapping[int, Update],
 ) -> dict[int, StepResult]:
     """Let several adapters, by their numbers, learn once each, exactly as by `take_step` on their own batches."""
-    batches = {number: [own[number] for own in passes if number in own] for number in optimizers}
     losses = accumulate_together(together, passes)
-    results = {}
-    for number, optimizer in optimizers.items():
+    for optimizer in optimizers.values():
         optimizer.collect()
-        results[number] = move(optimizer, losses[number], batches[number], updates[number])
+    results = {}
+    for number, measured in _read(losses, optimizers).items():
+        own = [batches[number] for batches in passes if number in batches]
+        results[number] = move(optimizers[number], measured, own, updates[number])
     return results
 
 
-def accumulate_together(together: Together, passes: Sequence[Mapping[int, Batch]]) -> dict[int, float]:
-    """Add up the gradients of each adapter's mean loss over its own targets; returns these losses."""
+def accumulate_together(together: Together, passes: Sequence[Mapping[int, Batch]]) -> dict[int, Tensor]:
+    """Add up the gradients of each adapter's mean loss over its own targets; returns these losses, float64 scalars."""
     num_targets: Counter[int] = Counter()
     for batches in passes:
         num_targets.update({number: batch.num_targets for number, batch in batches.items()})
-    totals = dict.fromkeys(num_targets, 0.0)
+    device = anatomy.device_of(together.whole.model)
+    totals = {number: torch.zeros((), dtype=torch.float64, device=device) for number in num_targets}
     for batches in passes:
         teaching = {number: batch for number, batch in batches.items() if batch.num_targets}
         if not teaching:
@@ -150,13 +160,26 @@ def accumulate_together(together: Together, passes: Sequence[Mapping[int, Batch]
             losses = {number: loss / num_targets[number] for number, loss in together.losses(teaching).items()}
             torch.stack(list(losses.values())).sum().backward()
         for number, loss in losses.items():
-            totals[number] += loss.item()
+            totals[number] += loss.detach()
     return totals
 
 
-def move(optimizer: FlatAdamW, loss: float, batches: Sequence[Batch], update: Update) -> StepResult:
+class Measured(NamedTuple):
+    """What decides whether a step is taken."""
+
+    loss: float
+    gradient_norm: float
+
+
+def _read(losses: Mapping[int, Tensor], optimizers: Mapping[int, FlatAdamW]) -> dict[int, Measured]:
+    """The losses and the norms of the gradients, each by number, in one wait for the device."""
+    pairs = [torch.stack([losses[number], optimizer.gradient_norm()]) for number, optimizer in optimizers.items()]
+    return {number: Measured(*pair) for number, pair in zip(optimizers, torch.stack(pairs).tolist(), strict=True)}
+
+
+def move(optimizer: FlatAdamW, measured: Measured, batches: Sequence[Batch], update: Update) -> StepResult:
     """Move the weights along the gradients of the batches, whose mean loss is given; if all is finite."""
-    norm = optimizer.gradient_norm()
+    loss, norm = measured
     tokens, targets = sum(b.num_real_tokens for b in batches), sum(b.num_targets for b in batches)
     result = StepResult(loss, norm, tokens, targets)
     if result.is_finite:

@@ -9,13 +9,11 @@ depend on the passes alone, so the same number of processes gives bitwise the sa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import itertools
 import mmap
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunesmith import forked
 from tunesmith.data.pack import even_groups
 from tunesmith.errors import WorkerLost
 from tunesmith.model.batch import Batch
@@ -35,13 +34,12 @@ from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.step import Learner, Pass
 
 STEPS_BETWEEN_LOOKS = 8  # at how much of a worker's memory is shared; then it gives back what is free
-_DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 _LOST = "Go on from the last checkpoint with `tunesmith resume`; if memory ran out, begin anew with --workers 1."
 
 
 def are_possible(device: torch.device) -> bool:
     """Whether this system can fork a process that computes."""
-    return sys.platform == "linux" and device.type == "cpu"
+    return forked.is_possible() and device.type == "cpu"
 
 
 @contextlib.contextmanager
@@ -130,7 +128,7 @@ class Crew(Learner):
     def worker_bytes(self) -> int:
         return sum(worker.own_bytes for worker in self.workers)
 
-    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> float:
+    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> Tensor:
         own, *others = shares(passes, self.num_processes)
         num_targets = sum(batch.num_targets for batch, _ in passes)
         for worker, share in zip(self.workers, others, strict=True):
@@ -197,7 +195,7 @@ def _work(connection: Connection, learner: Learner, gradients: list[Tensor], par
     """The life of a worker: it answers until the process that trains is no more."""
     code = 1
     try:
-        _obey_only(parent)
+        forked.obey_only(parent)
         torch.set_num_threads(1)
         learner.optimizer.add_gradients_in(gradients)
         _serve(connection, learner)
@@ -210,15 +208,6 @@ def _work(connection: Connection, learner: Learner, gradients: list[Tensor], par
         os._exit(code)
 
 
-def _obey_only(parent: int) -> None:
-    """End with the parent, however it ends; signals to the group are for the parent to answer."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise EOFError
-
-
 def _serve(connection: Connection, learner: Learner) -> None:
     shared_bytes = 0
     for number in itertools.count():
@@ -227,7 +216,7 @@ def _serve(connection: Connection, learner: Learner) -> None:
         loss = learner.accumulate_share([Pass(_batch(a), seed) for a, seed in task.passes], task.num_targets)
         if number % STEPS_BETWEEN_LOOKS == 0:
             shared_bytes = memory.shared_bytes()
-        connection.send(_Answer(loss, max(0, memory.peak_bytes() - shared_bytes)))
+        connection.send(_Answer(loss.item(), max(0, memory.peak_bytes() - shared_bytes)))
         if number % STEPS_BETWEEN_LOOKS == 0:
             memory.give_back()
 
