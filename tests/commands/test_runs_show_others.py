@@ -44,11 +44,24 @@ def test_a_run_that_was_killed(tunesmith_run, saved_run, tmp_path):
     assert json.loads(tunesmith_run("runs", "--json").out)["runs"][0]["status"] == "killed"
     shown = " ".join(tunesmith_run("runs").out.split())
     assert "runs/first killed" in shown
-    assert "go on with: tunesmith resume runs/first" in shown
+    assert "Go on with: tunesmith resume runs/first" in shown
     assert "The run was killed; everything up to its last checkpoint is saved" in " ".join(
         tunesmith_run("show", "first").out.split()
     )
     assert json.loads((folder / "run.json").read_text())["status"] == "running", "looking changes nothing"
+
+
+def test_the_command_to_go_on_can_be_copied_from_a_narrow_terminal(tunesmith_run, saved_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = tmp_path / "runs" / ("a-rather-long-name-of-a-data-set-" * 3 + "1")
+    folder.mkdir()
+    saved_run.status = "interrupted"
+    saved_run.save(folder)
+    command = f"tunesmith resume runs/{folder.name}"
+    assert command in [line.strip() for line in tunesmith_run("runs").out.splitlines()]
+    rows = {row["run"]: row for row in json.loads(tunesmith_run("runs", "--json").out)["runs"]}
+    assert rows[f"runs/{folder.name}"]["resume"] == command
+    assert "resume" not in rows["runs/first"]
 
 
 @pytest.mark.parametrize("name", ["first", "runs/first", "runs/first/"])
