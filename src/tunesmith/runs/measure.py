@@ -109,15 +109,21 @@ def gauge(source: Source, task: str, longest: int | None) -> LanguageGauge | Enc
     return LanguageGauge(rows) if task in ("chat", "text") else EncoderGauge(rows)
 
 
-def outputs(forward: Forward, gauge: LanguageGauge | EncoderGauge) -> Callable[[Sequence[Row]], Iterator[Tensor]]:
-    """The model as the gauge sees it."""
+def outputs(
+    forward: Forward, gauge: LanguageGauge | EncoderGauge, watch: Watch, phase: str
+) -> Callable[[Sequence[Row]], Iterator[Tensor]]:
+    """The model as the gauge sees it, for one pass over its rows."""
     take = forward.token_logits if isinstance(gauge, LanguageGauge) else forward.mean_states
-    device = anatomy.device_of(forward.model)
+    device, done, total = anatomy.device_of(forward.model), 0, len(gauge.rows)
+    watch.progress(Progress(phase=phase, done=0, total=total, unit="texts"))
 
     def run(rows: Sequence[Row]) -> Iterator[Tensor]:
+        nonlocal done
         forward.model.eval()
         ids = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device)
         with torch.no_grad():
             yield take(Batch(input_ids=ids, lengths=[len(row) for row in rows], targets=ids[:0]))
+        done += len(rows)
+        watch.progress(Progress(phase=phase, done=done, total=total, unit="texts"))
 
     return run

@@ -33,7 +33,8 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     ]
     result.examples = _examples(session, base, test, written)
     ruler = gauge(session.source, data.task, session.longest)
-    kept = ruler.after(outputs(session.forward, ruler), retention.load_record(place.base_record))
+    model = outputs(session.forward, ruler, watch, "measuring what was forgotten")
+    kept = ruler.after(model, retention.load_record(place.base_record))
     result.retention, result.forgotten = kept.measures, kept.sentence
 
 
