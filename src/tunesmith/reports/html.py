@@ -125,7 +125,7 @@ def _costs(cost: Cost) -> Iterator[tuple[str, str, str, str]]:
     )
     for name, predicted, measured, write in pairs:
         if predicted is None:
-            yield name, "not predicted", write(measured), ""
+            yield name, "", write(measured), ""
         else:
             yield name, write(predicted), write(measured), wording.off_by(predicted, measured)
 
