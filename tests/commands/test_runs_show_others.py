@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_a_run_that_was_killed(tunesmith_run, saved_run, tmp_path):
         tunesmith_run("show", "first").out.split()
     )
     assert json.loads((folder / "run.json").read_text())["status"] == "running", "looking changes nothing"
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_a_run_that_stopped_before_training(tunesmith_run, saved_run, tmp_path, status):
+    saved_run.status, saved_run.stages = status, []
+    saved_run.model = replace(saved_run.model, num_trainable=0)
+    saved_run.save(tmp_path / "runs" / "first")
+    shown = " ".join(tunesmith_run("show", "first").out.split())
+    assert "before training started; `tunesmith resume` starts it." in shown
+    assert "trained nothing: not started" in shown
+    assert "0.00 %" not in shown
+    assert "checkpoint" not in shown
 
 
 def test_the_command_to_go_on_can_be_copied_from_a_narrow_terminal(tunesmith_run, saved_run, tmp_path, monkeypatch):
