@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,8 +65,10 @@ class Chat(Command):
         conversation = self._conversation(folder, self._generation())
         if self.prompt is not None:
             answer = conversation.answer(self.prompt, shown=not self.json)
+            self._say_if_cut(conversation)
             if self.json:
-                _output.emit_json({"run": str(folder), "prompt": self.prompt, "answer": answer})
+                facts = {"run": str(folder), "prompt": self.prompt, "answer": answer, "cut_off": conversation.was_cut}
+                _output.emit_json(facts)
             return 0
         return self._talk(conversation)
 
@@ -105,6 +108,15 @@ class Chat(Command):
                 conversation.start()
             elif line:
                 conversation.answer(line, shown=True)
+                self._say_if_cut(conversation)
+
+    def _say_if_cut(self, conversation: Conversation) -> None:
+        """Tell an answer that ran into the limit from one that ended, and how to raise the limit."""
+        if conversation.was_cut:
+            View(quiet=self.quiet).say(
+                f"The answer was cut off: it reached --max-new-tokens {self.max_new_tokens}, or the most that the model takes. "
+                f"--max-new-tokens {2 * self.max_new_tokens} leaves it more room."
+            )
 
 
 class Conversation:
@@ -113,6 +125,8 @@ class Conversation:
     def __init__(self, predictor: Predictor, task: str, system: str | None, settings: Generation) -> None:
         self._predictor, self._task, self._system, self._settings = predictor, task, system, settings
         self._messages: list[Message] = []
+        self.was_cut = False
+        """Whether the last answer ran into a limit, rather than being ended by the model."""
         self.start()
 
     def start(self) -> None:
@@ -123,8 +137,10 @@ class Conversation:
 
     def answer(self, prompt: str, *, shown: bool) -> str:
         """The answer to the next message, streamed to stdout if `shown`; Ctrl-C ends it early."""
+        self.was_cut = False
         if self._task != "chat":
             answer = str(self._predictor.predict([prompt], self._settings)[0])
+            self.was_cut = self._task != "classification" and _ends_in_the_mark(answer)
             if shown:
                 _output.say(answer)
             return answer
@@ -133,7 +149,7 @@ class Conversation:
         self._messages.append(Message("user", prompt))
         pieces: list[str] = []
         try:
-            for piece in self._predictor.chat(self._messages, self._settings):
+            for piece in self._noting_the_end(self._predictor.chat(self._messages, self._settings)):
                 pieces.append(piece)
                 if shown:
                     _output.stream(piece)
@@ -143,3 +159,13 @@ class Conversation:
             _output.say("")
         self._messages.append(Message("assistant", "".join(pieces)))
         return "".join(pieces)
+
+    def _noting_the_end(self, pieces: Generator[str, None, bool]) -> Iterator[str]:
+        """The pieces of an answer, and whether it was cut off."""
+        self.was_cut = not (yield from pieces)
+
+
+def _ends_in_the_mark(answer: str) -> bool:
+    from tunesmith.runs.answers import CUT_MARK
+
+    return answer.endswith(CUT_MARK)
