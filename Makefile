@@ -8,9 +8,11 @@ PYTEST := $(BIN)/python -m pytest
 TORCH := $(shell grep -E '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+SUITE ?= lora
+SIZE ?= full
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test test-all test-gpu soak bench bench-quick bench-qlora learning perplexity docs new-method
+.PHONY: help setup demo check fix test test-all test-gpu soak bench bench-quick learning perplexity docs new-method
 
 help:  ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,14 +53,11 @@ test-gpu: setup  ## kernels through Triton's interpreter, and all that needs a G
 soak: setup  ## hundreds of kills and full disks
 	$(PYTEST) -m soak
 
-bench: setup  ## side by side with peers, each in its own environment
-	$(BIN)/python -m benchmarks.run
+bench: setup  ## side by side with peers, each in its own environment; SUITE=lora or another or all, SIZE=full, short or quick
+	$(BIN)/python -m benchmarks.run --suite $(SUITE) --size $(SIZE)
 
 bench-quick: setup  ## the same in 3 minutes; nothing is kept
-	$(BIN)/python -m benchmarks.run --quick
-
-bench-qlora: setup  ## the same over a base in four bits, beside PEFT with bitsandbytes
-	$(BIN)/python -m benchmarks.run --contestants peft-qlora,tunesmith-qlora
+	$(BIN)/python -m benchmarks.run --suite $(SUITE) --size quick
 
 perplexity: setup  ## what storing weights in few bits costs, and the figure of docs/quantisation.md
 	$(BIN)/python -m benchmarks.quantisation
@@ -70,6 +69,7 @@ docs: setup  ## write docs/reference from the code
 	$(BIN)/python tools/reference.py docs/reference
 	$(BIN)/python tools/methods_table.py docs/methods.md
 	$(BIN)/python tools/learning_table.py docs/methods.md
+	$(BIN)/python tools/benchmarks_table.py docs/benchmarks.md
 	$(BIN)/python tools/file_tree.py README.md
 
 new-method: setup  ## scaffold a fine-tuning method: make new-method NAME=my-method

@@ -12,15 +12,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import agreement, launch, workload
-from benchmarks.contestants import CONFIGURATIONS, reference_of
+from benchmarks import agreement, launch
 from benchmarks.job import Measurement
+from benchmarks.suites import Suite
+
+
+@dataclass(frozen=True)
+class Checking:
+    """How much is checked before timing."""
+
+    num_steps: int
+    own_precision: bool
+    """Whether also as it will be timed."""
 
 
 @dataclass
 class Checked:
     """What the check before timing found."""
 
+    reference: str
+    """The contestant that all are compared with."""
     problems: list[str] = field(default_factory=list)
     float32: dict[str, Measurement] = field(default_factory=dict)
     own_precision: dict[str, Measurement] = field(default_factory=dict)
@@ -28,7 +39,7 @@ class Checked:
     @property
     def learnt_shares(self) -> dict[str, float]:
         """Of the reference's fall in loss, for those that were checked at their own precision."""
-        reference = self.float32[reference_of(self.float32)]
+        reference = self.float32[self.reference]
         return {name: agreement.learnt_share(found, reference) for name, found in self.own_precision.items()}
 
     def record(self) -> dict[str, object]:
@@ -40,17 +51,17 @@ class Checked:
         }
 
 
-def before_timing(names: Sequence[str], folder: Path, num_steps: int, checks_own_precision: bool, num_threads: int) -> Checked:
+def before_timing(suite: Suite, names: Sequence[str], folder: Path, how: Checking, num_threads: int) -> Checked:
     """Train everyone on the same rows again and again, first in float32, then (if asked) as it will be timed."""
-    sections = [("check", workload.ROWS_PER_STEP, num_steps)]
-    checked = Checked()
-    first = reference_of(names)
+    sections = [("check", suite.work.rows_per_step, how.num_steps)]
+    first = suite.reference
+    checked = Checked(first)
     for name in dict.fromkeys([first, *names]):
-        configuration = CONFIGURATIONS[name]
-        job = replace(launch.job_of(configuration, folder, sections), order="given")
+        configuration = suite.contestants[name]
+        job = replace(launch.job_of(suite, name, folder, sections), order="given")
         checked.float32[name] = launch.start(configuration, replace(job, precision="float32"), num_threads).measurement
         _show(name, "float32", checked.float32[name])
-        if checks_own_precision and name in names and configuration.precision != "float32":
+        if how.own_precision and name in names and configuration.precision != "float32":
             checked.own_precision[name] = launch.start(configuration, job, num_threads).measurement
             _show(name, configuration.precision, checked.own_precision[name])
     reference = checked.float32[first]
@@ -63,33 +74,34 @@ def before_timing(names: Sequence[str], folder: Path, num_steps: int, checks_own
     return checked
 
 
-def after_timing(measurements: dict[str, list[Measurement]]) -> list[str]:
+def after_timing(suite: Suite, measurements: dict[str, list[Measurement]]) -> list[str]:
     """What is wrong with the timed runs."""
-    reference = _reference(measurements)
+    reference = _reference(suite, measurements)
     return [
         problem
         for name, found in measurements.items()
         for measurement in found
-        for problem in agreement.problems(name, measurement, reference, _comparison(name))
+        for problem in agreement.problems(name, measurement, reference, _comparison(suite, name))
     ]
 
 
-def timed_gap(name: str, found: Sequence[Measurement], runs: dict[str, list[launch.Run]]) -> float:
+def timed_gap(suite: Suite, name: str, measurements: dict[str, list[Measurement]]) -> float:
     """The largest distance of a contestant's timed loss curves from the reference's, NaN where its steps hold other rows."""
-    reference = _reference({other: [run.measurement for run in runs[other]] for other in runs})
-    if _comparison(name) == "nothing":
+    if _comparison(suite, name) == "nothing":
         return math.nan
-    return max(agreement.largest_gap(measurement.losses, reference.losses) for measurement in found)
+    reference = _reference(suite, measurements)
+    return max(agreement.largest_gap(measurement.losses, reference.losses) for measurement in measurements[name])
 
 
-def _reference(measurements: dict[str, list[Measurement]]) -> Measurement:
-    return (measurements.get(reference_of(measurements)) or next(iter(measurements.values())))[0]
+def _reference(suite: Suite, measurements: dict[str, list[Measurement]]) -> Measurement:
+    return (measurements.get(suite.reference) or next(iter(measurements.values())))[0]
 
 
-def _comparison(name: str) -> agreement.Compare:
-    if CONFIGURATIONS[name].order == "grouped":
+def _comparison(suite: Suite, name: str) -> agreement.Compare:
+    configuration = suite.contestants[name]
+    if configuration.order == "grouped":
         return "nothing"
-    return "curves" if CONFIGURATIONS[name].module == "tunesmith" else "first step"
+    return "curves" if configuration.module == "tunesmith" else "first step"
 
 
 def _show(name: str, precision: str, found: Measurement) -> None:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.workload import ROWS_PER_STEP, Order, Row, Workload, arrange
+from benchmarks.workload import Order, Row, Task, Workload, arrange
+
+Precision = Literal["float32", "bfloat16", "autocast"]
+"""Of weights and activations; `autocast` keeps the weights in float32 and takes most products in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +20,17 @@ class Job:
 
     mode: Literal["import", "train"]
     workload_folder: str
-    """Holds `float32/` and `bfloat16/` (model folders), `adapter/` (the initial adapter) and `rows.json`."""
+    """Holds `float32/` and `bfloat16/` (model folders), `adapter/` (what learns, as it begins) and `rows.json`."""
+    task: Task = "causal"
+    method: str = "lora"
+    """What learns, by the name of tunesmith's method or preset."""
     sections: list[tuple[str, int, int]] = field(default_factory=list)
     """(section of the workload, its first so many rows, how often), in the order trained."""
     num_warmup_steps: int = 0
     """The first so many steps are trained but not timed."""
-    rows_per_step: int = ROWS_PER_STEP
+    rows_per_step: int = 8
     learning_rate: float = 2e-4
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     base_bits: int = 16
     """Bits of each frozen weight of the linear layers: 16 leaves them as they are, 4 is QLoRA's NF4, doubly quantised."""
     rows_per_pass: int = 8
@@ -35,6 +41,16 @@ class Job:
     def folder(self) -> Path:
         """The folder of the workload."""
         return Path(self.workload_folder)
+
+    @property
+    def weights(self) -> Literal["float32", "bfloat16"]:
+        """The number format that the weights are stored in, and the name of their folder."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
+
+    @property
+    def start_file(self) -> Path:
+        """The tensors that learn, as they begin."""
+        return self.folder / "adapter" / "adapter_model.safetensors"
 
     def rows(self, workload: Workload) -> list[Row]:
         """The rows to train on, in the order of training; warm-up stays first whatever the order."""

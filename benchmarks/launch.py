@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import job as jobs
 from benchmarks import machine, peer_environment
 from benchmarks.contestants import Configuration
+from benchmarks.suites import Suite
 
 INHERITED_NOT = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "LD_PRELOAD", "GLIBC_TUNABLES", "TORCH", "PYTHON", "TUNESMITH_")
 
@@ -52,17 +53,22 @@ def start(configuration: Configuration, job: jobs.Job, num_threads: int) -> Run:
 
 
 def job_of(
-    configuration: Configuration, folder: Path, sections: list[tuple[str, int, int]], *, num_warmup_steps: int = 0
+    suite: Suite, name: str, folder: Path, sections: list[tuple[str, int, int]], *, num_warmup_steps: int = 0
 ) -> jobs.Job:
-    """The training job of a configuration."""
+    """The training job of a contestant of a suite."""
+    configuration = suite.contestants[name]
     return jobs.Job(
         mode="train",
         workload_folder=str(folder),
+        task=suite.work.task,
+        method=suite.method,
         sections=sections,
         num_warmup_steps=num_warmup_steps,
+        rows_per_step=suite.work.rows_per_step,
+        learning_rate=suite.learning_rate,
         precision=configuration.precision,
         base_bits=configuration.base_bits,
-        rows_per_pass=configuration.rows_per_pass,
+        rows_per_pass=configuration.rows_per_pass or suite.work.rows_per_step,
         order=configuration.order,
     )
 
@@ -83,4 +89,4 @@ def variables(inherited: dict[str, str], chosen: dict[str, str], num_threads: in
 
 
 def _python(configuration: Configuration) -> Path:
-    return Path(sys.executable) if configuration.module == "tunesmith" else peer_environment.python()
+    return Path(sys.executable) if configuration.module == "tunesmith" else peer_environment.python(configuration.module)

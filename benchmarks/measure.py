@@ -43,7 +43,7 @@ class StepLog:
 
 
 class Contestant(ABC):
-    """A way to train the adapter."""
+    """A way to train what a job wants trained."""
 
     packages: tuple[str, ...]
     """Distributions whose versions are recorded."""
@@ -52,7 +52,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def load(self, job: jobs.Job) -> None:
-        """Load the model and put the initial adapter on it."""
+        """Load the model and let learn what `job.method` says, from the tensors of `job.start_file`."""
 
     @abstractmethod
     def train(self, rows: list[workload.Row], job: jobs.Job, log: StepLog) -> None:
@@ -60,7 +60,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def adapter(self) -> Mapping[str, Tensor]:
-        """The adapter's tensors as they are now, by the names in PEFT's file."""
+        """What learns as it is now, by the names in `job.start_file`."""
 
 
 def run(contestant: Contestant) -> None:
@@ -92,7 +92,7 @@ def _train(contestant: Contestant, job: jobs.Job, measurement: jobs.Measurement)
     measurement.end_file_bytes = process_memory.status_bytes("RssFile")
     measurement.step_seconds, measurement.losses = log.step_seconds, log.losses
     measurement.gradient_norms = log.gradient_norms
-    _compare_adapters(contestant.adapter(), job.folder / "adapter" / "adapter_model.safetensors", measurement)
+    _compare(contestant.adapter(), job.start_file, measurement)
 
 
 def _gpu_peak_bytes() -> int | None:
@@ -102,15 +102,19 @@ def _gpu_peak_bytes() -> int | None:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
-def _compare_adapters(final: Mapping[str, Tensor], initial_file: Path, measurement: jobs.Measurement) -> None:
-    from safetensors.torch import load_file
+def _compare(final: Mapping[str, Tensor], initial_file: Path, measurement: jobs.Measurement) -> None:
+    from safetensors import safe_open
 
-    initial = load_file(initial_file)
-    if initial.keys() != final.keys():
-        missing = sorted(initial.keys() ^ final.keys())
-        raise SystemExit(f"the trained adapter has other tensors than the initial one: {missing[:4]} ({len(missing)} in all).")
-    changes = [(final[name].detach().cpu().float() - tensor.float()).double() for name, tensor in initial.items()]
-    measurement.num_trainable = sum(change.numel() for change in changes)
-    measurement.num_unmoved = sum(not bool(change.any()) for change in changes)
-    initial_square = sum(float(tensor.double().square().sum()) for tensor in initial.values())
-    measurement.movement = (sum(float(change.square().sum()) for change in changes) / initial_square) ** 0.5
+    initial_square = change_square = 0.0
+    with safe_open(initial_file, "pt") as initial:
+        if final.keys() != set(initial.keys()):
+            other = sorted(final.keys() ^ set(initial.keys()))
+            raise SystemExit(f"what was trained has other tensors than the start: {other[:4]} ({len(other)} in all).")
+        for name, trained in final.items():
+            before = initial.get_tensor(name).float()
+            change = trained.detach().cpu().float() - before
+            measurement.num_trainable += change.numel()
+            measurement.num_unmoved += not bool(change.any())
+            initial_square += float(before.double().square().sum())
+            change_square += float(change.double().square().sum())
+    measurement.movement = (change_square / initial_square) ** 0.5

@@ -16,7 +16,7 @@ MB = 1e6
 NOISY_CORES = 0.1
 """More than this much of a core used by others makes a run noisy."""
 HISTORY_COLUMNS = (
-    "date", "commit", "machine", "contestant", "tokens_per_second", "train_peak_mb", "load_peak_mb", "load_seconds",
+    "date", "commit", "machine", "suite", "contestant", "tokens_per_second", "train_peak_mb", "load_peak_mb", "load_seconds",
     "first_step_seconds", "loss_gap", "num_rows", "num_repeats", "noisy",
 )  # fmt: skip
 

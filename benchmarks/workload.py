@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
 IGNORED = -100
-ROWS_PER_STEP = 8
-NUM_WARMUP, NUM_TIMED, NUM_CHECK = 16, 64, 8
-MAX_TOKENS = 512
-CHECK_TOKENS = 128
 
 Order = Literal["given", "sorted_in_step", "grouped"]
+Task = Literal["causal", "classification"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A model and the rows that it is trained on."""
+
+    model: Literal["smollm2", "minilm"]
+    """The starter model of this name."""
+    data: Literal["instructions", "movie-reviews"]
+    """The starter data set of this name."""
+    task: Task
+    rows_per_step: int
+    num_warmup: int
+    num_timed: int
+    num_check: int
+    max_tokens: int
+    """Longer rows are left out."""
+    check_tokens: int
+    """The same for the rows of the check."""
 
 
 class Row(TypedDict):
-    """One tokenised conversation."""
+    """One tokenised conversation, or one text with its class."""
 
     input_ids: list[int]
     labels: list[int]
-    """`(tokens,)`, not shifted: the token id where it is to be predicted, -100 elsewhere."""
-
-
-class Instruction(TypedDict):
-    """One line of the instruction data."""
-
-    instruction: str
-    input: str
-    output: str
+    """`(tokens,)`, not shifted: the token id where it is to be predicted, -100 elsewhere. Of a text with a class: `(1,)`."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +65,19 @@ def write(workload: Workload, path: Path) -> None:
     path.write_text(json.dumps(vars(workload)))
 
 
-def tokenise(example: Instruction, render: Callable[[str, str | None], str], encode: Callable[[str], list[int]]) -> Row:
-    """Tokens of a prompt and its answer; only the answer and its end-of-turn token carry loss.
-
-    Args:
-        example: The instruction, its optional input and the answer.
-        render: (prompt, answer) to text; without an answer, the text up to where the answer begins.
-        encode: Text to token ids, without special tokens of its own.
-
-    Raises:
-        ValueError: The tokens of the prompt are not the beginning of those of the conversation.
-    """
-    prompt = "\n\n".join(part for part in (example["instruction"], example["input"]) if part)
-    prompt_ids = encode(render(prompt, None))
-    # The template ends a turn with a line break that the model never has to produce.
-    ids = encode(render(prompt, example["output"]).rstrip("\n"))
-    if ids[: len(prompt_ids)] != prompt_ids:
-        raise ValueError(f"tokenisation merges the prompt and its answer: {example['instruction'][:60]!r}")
-    return {"input_ids": ids, "labels": [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]}
-
-
-def choose(rows: Iterable[Row], pad_token_id: int) -> Workload:
+def choose(rows: Iterable[Row], pad_token_id: int, work: Work) -> Workload:
     """The first rows that are short enough, in the order of the file; the check gets short ones.
 
     Raises:
         ValueError: There are too few rows.
     """
-    usable = [row for row in rows if num_labelled([row]) > 1 and len(row["input_ids"]) <= MAX_TOKENS]
-    num_main = NUM_WARMUP + NUM_TIMED
-    check = [row for row in usable[num_main:] if len(row["input_ids"]) <= CHECK_TOKENS][:NUM_CHECK]
-    if len(check) < NUM_CHECK:
-        raise ValueError(f"the benchmark needs more than {num_main + NUM_CHECK} rows, found {len(usable)} usable ones.")
-    return Workload(usable[:NUM_WARMUP], usable[NUM_WARMUP:num_main], check, pad_token_id)
+    least = 2 if work.task == "causal" else 1  # an answer of nothing but its end teaches nothing
+    usable = [row for row in rows if num_labelled([row]) >= least and len(row["input_ids"]) <= work.max_tokens]
+    num_main = work.num_warmup + work.num_timed
+    check = [row for row in usable[num_main:] if len(row["input_ids"]) <= work.check_tokens][: work.num_check]
+    if len(check) < work.num_check:
+        raise ValueError(f"the benchmark needs more than {num_main + work.num_check} rows, found {len(usable)} usable ones.")
+    return Workload(usable[: work.num_warmup], usable[work.num_warmup : num_main], check, pad_token_id)
 
 
 def arrange(rows: list[Row], rows_per_step: int, order: Order) -> list[Row]:

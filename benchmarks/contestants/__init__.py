@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmarks.job import Precision
 from benchmarks.workload import Order
 
 # glibc maps large tensors anew at every step unless it is told to keep them; the same for every tuned contestant.
@@ -26,13 +26,15 @@ class Configuration:
     """A contestant with its settings."""
 
     about: str
-    module: Literal["peft", "tunesmith"]
+    module: Literal["peft", "adapters", "tunesmith"]
     """File in this folder; also decides the environment."""
-    wish: Literal["float32", "bfloat16", "auto"]
-    """Number format of weights and activations; `auto` is the one that this machine computes faster in."""
+    wish: Literal["float32", "bfloat16", "auto", "autocast"]
+    """Number format of weights and activations; `auto` is the one that this machine computes faster in, `autocast` the same
+    with weights in float32."""
     base_bits: int = 16
     """Bits of each frozen weight of the linear layers: 16 leaves them as they are, 4 is QLoRA."""
-    rows_per_pass: int = 8
+    rows_per_pass: int | None = None
+    """None: all rows of a step."""
     order: Order = "given"
     pads: bool = True
     """Whether the rows of a pass are filled up to the longest."""
@@ -45,8 +47,10 @@ class Configuration:
         return "CUDA_VISIBLE_DEVICES" in self.variables
 
     @property
-    def precision(self) -> Literal["float32", "bfloat16"]:
+    def precision(self) -> Precision:
         """The number format on this machine."""
+        if self.wish == "autocast":
+            return "autocast" if faster_here() == "bfloat16" else "float32"
         return faster_here() if self.wish == "auto" else self.wish
 
 
@@ -62,33 +66,48 @@ def faster_here() -> Literal["float32", "bfloat16"]:
 
 
 def _tuned(
-    about: str, rows_per_pass: int, *, order: Order = "given", wish: Literal["bfloat16", "auto"] = "auto"
+    about: str,
+    rows_per_pass: int | None,
+    *,
+    module: Literal["peft", "adapters"] = "peft",
+    order: Order = "given",
+    wish: Literal["bfloat16", "auto", "autocast"] = "auto",
+    base_bits: int = 16,
 ) -> Configuration:
-    """The peer with weights and adapter in one format and the allocator tuned."""
-    about = f"PEFT + Trainer, {about}, allocator tuned, {'the faster number format' if wish == 'auto' else wish}"
+    """A peer in a fast number format, with the allocator tuned."""
+    formats = {"auto": "the faster number format", "bfloat16": "bfloat16", "autocast": "weights in float32, autocast if faster"}
     return Configuration(
-        about=about, module="peft", wish=wish, rows_per_pass=rows_per_pass, order=order, variables=TUNED_ALLOCATOR
+        about=f"{PEERS[module]}, {about}, allocator tuned, {formats[wish]}",
+        module=module,
+        wish=wish,
+        base_bits=base_bits,
+        rows_per_pass=rows_per_pass,
+        order=order,
+        variables=TUNED_ALLOCATOR,
     )
 
 
+def _newcomers(module: Literal["peft", "adapters"]) -> Configuration:
+    """A peer as it comes."""
+    about = f"{PEERS[module]}, float32, the whole step in one pass: what a newcomer runs"
+    return Configuration(about=about, module=module, wish="float32")
+
+
+PEERS = {"peft": "PEFT + Trainer", "adapters": "AdapterHub's adapters + Trainer"}
 CONFIGURATIONS = {
-    "peft-default": Configuration(
-        about="PEFT + Trainer, float32, batch 8: what a newcomer runs", module="peft", wish="float32"
-    ),
-    "peft-best": _tuned("1 row x 8 accumulated", 1),
+    "peft-default": _newcomers("peft"),
+    "peft-best": _tuned("1 row at a time, accumulated", 1),
+    "peft-autocast": _tuned("1 row at a time, accumulated", 1, wish="autocast"),
     "peft-2x4": _tuned("2 rows x 4 accumulated", 2),
     "peft-2x4-sorted": _tuned("2 rows x 4 accumulated, the rows of every step sorted by length", 2, order="sorted_in_step"),
     "peft-8x1-grouped": _tuned("batch 8, steps of rows of similar length", 8, order="grouped"),
-    "peft-bfloat16": _tuned("1 row x 8 accumulated", 1, wish="bfloat16"),
+    "peft-grouped": _tuned("the whole step in one pass, steps of rows of similar length", None, order="grouped"),
+    "peft-sorted": _tuned("8 rows at a time, the rows of every step sorted by length", 8, order="sorted_in_step"),
+    "peft-bfloat16": _tuned("1 row at a time, accumulated", 1, wish="bfloat16"),
+    "peft-qlora": _tuned("over bitsandbytes' NF4, 1 row at a time, accumulated", 1, base_bits=4),
+    "adapters-default": _newcomers("adapters"),
+    "adapters-best": _tuned("1 row at a time, accumulated", 1, module="adapters"),
     "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
-    "peft-qlora": Configuration(
-        about="PEFT + bitsandbytes + Trainer, 1 row x 8 accumulated, allocator tuned, the faster number format",
-        module="peft",
-        wish="auto",
-        base_bits=4,
-        rows_per_pass=1,
-        variables=TUNED_ALLOCATOR,
-    ),
     "tunesmith-qlora": Configuration(
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
     ),
@@ -103,18 +122,3 @@ CONFIGURATIONS = {
         variables=ON_GPU,
     ),
 }
-USUAL = ("peft-default", "peft-best", "tunesmith")
-REFERENCES = {16: "peft-default", 4: "peft-qlora"}
-"""The loss curve that all others of the same bits must follow, in float32: the peer's, unchanged."""
-
-
-def reference_of(names: Iterable[str]) -> str:
-    """The contestant that those named are compared with.
-
-    Raises:
-        ValueError: If they keep the base in different numbers of bits, so that their losses cannot be the same.
-    """
-    bits = {CONFIGURATIONS[name].base_bits for name in names}
-    if len(bits) != 1:
-        raise ValueError("contestants over a quantised base and over a plain one learn differently: measure them apart.")
-    return REFERENCES[bits.pop()]

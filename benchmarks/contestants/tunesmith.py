@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from benchmarks import measure
 from benchmarks.job import Job
-from benchmarks.workload import Row
-from tunesmith.checkpoint import peft_format
-from tunesmith.checkpoint.trained import trainable
+from benchmarks.starts import tunesmith as starts
+from benchmarks.workload import Row, Task
 from tunesmith.data.order import permutation
 from tunesmith.data.table import TokenTable, offsets_of
-from tunesmith.interchange import PeftFormat
 from tunesmith.model import forward, load
 from tunesmith.runs import defaults
 from tunesmith.settings import TrainingSettings
@@ -32,6 +30,8 @@ from tunesmith.watch import Progress
 SEED = 0
 NO_CLIPPING = 1e9
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TASKS = {"causal": "chat", "classification": "classification"}
+"""Our word for each task."""
 
 
 class Reporter:
@@ -64,7 +64,7 @@ class NoKeeper:
 
 
 class Tunesmith(measure.Contestant):
-    """LoRA by tunesmith."""
+    """Any method of tunesmith."""
 
     packages = ("tunesmith", "torch", "transformers", "safetensors", "numpy")
 
@@ -72,25 +72,28 @@ class Tunesmith(measure.Contestant):
         load.quiet()
         memory.keep_few_kernels()
         memory.return_freed_memory()
-        self.model = load.load(load.find(str(job.folder / job.precision)), "chat", base_bits=job.base_bits)
+        self.job = job
+        self.model = load.load(load.find(str(job.folder / job.weights)), TASKS[job.task], base_bits=job.base_bits)
         nn.Module.to(self.model, DEVICE)
-        self.forward, reason = forward.choose(self.model, classification=False)
+        self.forward, reason = forward.choose(self.model, classification=job.task == "classification")
         if reason:
             raise SystemExit(f"the model is not packed: {reason}")
-        dtype, _ = precision.choose(job.precision, DEVICE)
-        if dtype != torch.float32:
+        dtype, _ = precision.choose(job.weights, DEVICE)
+        trains_base = starts.method_of(job.method).trains_base_weights
+        if dtype != torch.float32 and not trains_base:
             precision.store_frozen(self.model, dtype)
         memory.keep_freed_memory()
-        self.method = peft_format.load(self.model, job.folder / "adapter")
+        self.method = starts.attached(self.model, job)
+        stored = precision.stored_as(self.model, dtype) if trains_base else {}
+        self.optimizer = FlatAdamW(self.model.named_parameters(), 0.0, stored, self.method.rate_of)
 
     def train(self, rows: list[Row], job: Job, log: measure.StepLog) -> None:
-        table = table_in_training_order(rows, SEED)
+        table = table_in_training_order(rows, SEED, job.task)
         settings = defaults.resolve(self._settings(job), self.method, self._facts(table))
         plan = defaults.plan(settings, len(table))
-        optimizer = FlatAdamW(self.model.named_parameters(), weight_decay=0.0)
         with tempfile.TemporaryDirectory() as scratch:
             with MetricsLog(Path(scratch)) as metrics:
-                loop = Loop(self.forward, table, optimizer, plan, NoKeeper(), metrics, Reporter(log))
+                loop = Loop(self.forward, table, self.optimizer, plan, NoKeeper(), metrics, Reporter(log))
                 log.start()
                 loop.run()
                 self.worker_bytes = loop.learner.worker_bytes
@@ -100,8 +103,7 @@ class Tunesmith(measure.Contestant):
                     log.report(record["loss"], record["gradient_norm"])
 
     def adapter(self) -> Mapping[str, Tensor]:
-        assert isinstance(self.method, PeftFormat)
-        return self.method.to_peft(self.model, trainable(self.model)).tensors
+        return starts.trained(self.model, self.method, self.optimizer.trained(), self.job)
 
     def _settings(self, job: Job) -> TrainingSettings:
         return TrainingSettings(
@@ -114,14 +116,14 @@ class Tunesmith(measure.Contestant):
             clip_norm=NO_CLIPPING,
             patience=0,
             checkpoint_every_seconds=math.inf,
-            precision=job.precision,
+            precision=job.weights,
             base_bits=job.base_bits,
             seed=SEED,
         )
 
     def _facts(self, table: TokenTable) -> defaults.Facts:
         return defaults.Facts(
-            task="chat",
+            task=TASKS[self.job.task],
             num_rows=len(table),
             longest_row_tokens=int(table.lengths.max()),
             num_parameters=self.model.num_parameters(),
@@ -131,7 +133,7 @@ class Tunesmith(measure.Contestant):
         )
 
 
-def table_in_training_order(rows: list[Row], seed: int) -> TokenTable:
+def table_in_training_order(rows: list[Row], seed: int, task: Task) -> TokenTable:
     """A table whose first epoch, as tunesmith shuffles it, is the rows in the order given."""
     place = np.empty(len(rows), dtype=np.int64)
     place[permutation(len(rows), seed, epoch=0)] = np.arange(len(rows))
@@ -139,6 +141,7 @@ def table_in_training_order(rows: list[Row], seed: int) -> TokenTable:
         input_ids=np.concatenate([np.array(row["input_ids"], dtype=np.int32) for row in rows]),
         labels=np.concatenate([np.array(row["labels"], dtype=np.int32) for row in rows]),
         offsets=offsets_of([len(row["input_ids"]) for row in rows]),
+        labels_per_row=task == "classification",
     )
     return table.select(place)
 

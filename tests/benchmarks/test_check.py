@@ -1,8 +1,11 @@
+import math
+
 import pytest
 
-from benchmarks import check, contestants, job, launch
+from benchmarks import check, contestants, job, launch, suites
 
 LOSSES = [2.0, 1.8, 1.5]
+LORA = suites.SUITES["lora"]
 
 
 def measurement(losses: list[float]) -> job.Measurement:
@@ -25,7 +28,7 @@ def checked(monkeypatch, tmp_path, losses, names=("peft-best", "tunesmith"), own
     monkeypatch.setattr(contestants, "faster_here", lambda: "bfloat16")
     launcher = Launcher(losses)
     monkeypatch.setattr(launch, "start", launcher)
-    return check.before_timing(names, tmp_path, 3, own_precision, 2), launcher
+    return check.before_timing(LORA, names, tmp_path, check.Checking(3, own_precision), 2), launcher
 
 
 def test_everyone_is_compared_with_the_reference_in_float32_first(monkeypatch, tmp_path):
@@ -60,16 +63,13 @@ def test_a_flat_reference_stops_the_benchmark(monkeypatch, tmp_path):
 
 def test_after_timing_we_must_follow_the_curve_and_a_peer_may_leave_it():
     off = measurement([2.0, 1.9, 1.8])
-    assert check.after_timing({"peft-default": [measurement(LOSSES)], "peft-best": [off]}) == []
-    assert check.after_timing({"peft-default": [measurement(LOSSES)], "tunesmith": [measurement(LOSSES), off]})
+    assert check.after_timing(LORA, {"peft-default": [measurement(LOSSES)], "peft-best": [off]}) == []
+    assert check.after_timing(LORA, {"peft-default": [measurement(LOSSES)], "tunesmith": [measurement(LOSSES), off]})
 
 
 def test_timed_gap():
-    runs = {
-        name: [launch.Run(measurement(losses), 1.0, 0.0)]
-        for name, losses in {"peft-default": LOSSES, "tunesmith": [2.0, 1.8, 1.53], "peft-8x1-grouped": LOSSES}.items()
-    }
-    assert check.timed_gap("tunesmith", [runs["tunesmith"][0].measurement], runs) == pytest.approx(0.02)
-    assert check.timed_gap("peft-8x1-grouped", [measurement(LOSSES)], runs) != check.timed_gap(
-        "peft-default", [measurement(LOSSES)], runs
-    )
+    curves = {"peft-default": LOSSES, "tunesmith": [2.0, 1.8, 1.53], "peft-8x1-grouped": LOSSES}
+    found = {name: [measurement(losses)] for name, losses in curves.items()}
+    assert check.timed_gap(LORA, "peft-default", found) == 0
+    assert check.timed_gap(LORA, "tunesmith", found) == pytest.approx(0.02)
+    assert math.isnan(check.timed_gap(LORA, "peft-8x1-grouped", found))

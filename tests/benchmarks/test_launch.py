@@ -1,6 +1,4 @@
-import pytest
-
-from benchmarks import contestants, launch
+from benchmarks import contestants, launch, suites
 
 
 def test_what_changes_speed_is_not_inherited():
@@ -16,19 +14,12 @@ def test_the_tuned_peer_gets_its_allocator():
     assert found.items() >= contestants.TUNED_ALLOCATOR.items()
 
 
-def test_usual_contestants_exist_and_the_references_are_plain():
-    assert set(contestants.USUAL) <= contestants.CONFIGURATIONS.keys()
-    reference = contestants.CONFIGURATIONS[contestants.reference_of(contestants.USUAL)]
-    assert (reference.precision, reference.order, reference.variables) == ("float32", "given", {})
-    for bits, name in contestants.REFERENCES.items():
-        assert contestants.CONFIGURATIONS[name].base_bits == bits
-        assert contestants.CONFIGURATIONS[name].module == "peft"
-
-
-def test_losses_over_different_bases_are_not_compared():
-    assert contestants.reference_of(["tunesmith-qlora"]) == "peft-qlora"
-    with pytest.raises(ValueError, match="measure them apart"):
-        contestants.reference_of(["tunesmith", "tunesmith-qlora"])
+def test_a_job_has_the_work_of_the_suite_and_the_settings_of_the_contestant(monkeypatch, tmp_path):
+    monkeypatch.setattr(contestants, "faster_here", lambda: "bfloat16")
+    suite = suites.SUITES["qlora"]
+    found = launch.job_of(suite, "peft-qlora", tmp_path, [("timed", 8, 1)])
+    assert (found.task, found.method, found.learning_rate) == ("causal", "lora", suite.learning_rate)
+    assert (found.base_bits, found.rows_per_step, found.rows_per_pass, found.weights) == (4, 8, 1, "bfloat16")
 
 
 def test_only_who_asks_for_a_gpu_sees_one():
@@ -36,3 +27,7 @@ def test_only_who_asks_for_a_gpu_sees_one():
         seen = launch.variables({"CUDA_VISIBLE_DEVICES": "3"}, configuration.variables, num_threads=1)["CUDA_VISIBLE_DEVICES"]
         assert (seen == "0") == configuration.on_gpu == name.endswith("-gpu")
         assert seen in ("", "0")
+
+
+def test_a_newcomer_takes_a_whole_step_at_once(tmp_path):
+    assert launch.job_of(suites.SUITES["lora"], "peft-default", tmp_path, []).rows_per_pass == 8

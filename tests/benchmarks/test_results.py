@@ -78,7 +78,7 @@ def test_what_was_not_measured_is_null(tmp_path):
 
 def test_history_grows_by_a_line_each(tmp_path):
     path = tmp_path / "history.csv"
-    common = {"date": "2030-01-02", "commit": "abc", "machine": "m", "num_rows": 64, "num_repeats": 3}
+    common = {"date": "2030-01-02", "commit": "abc", "machine": "m", "suite": "lora", "num_rows": 64, "num_repeats": 3}
     for _ in range(2):
         results.append_history(path, common, {"peft-best": summary(200), "tunesmith": summary(300)})
     with path.open() as file:

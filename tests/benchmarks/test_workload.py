@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
-from benchmarks import workload
+from benchmarks import suites, workload
+
+WORK = suites.INSTRUCTIONS
 
 
 def row(length: int, num_answer: int = 2) -> workload.Row:
@@ -8,42 +12,28 @@ def row(length: int, num_answer: int = 2) -> workload.Row:
     return {"input_ids": ids, "labels": [workload.IGNORED] * (length - num_answer) + ids[length - num_answer :]}
 
 
-def render(prompt: str, answer: str | None) -> str:
-    return f"<{prompt}>" if answer is None else f"<{prompt}>{answer}!\n"
-
-
-def encode(text: str) -> list[int]:
-    return [ord(character) for character in text]
-
-
 def lengths(rows: list[workload.Row]) -> list[int]:
     return [len(one["input_ids"]) for one in rows]
 
 
-def test_only_the_answer_and_its_end_carry_loss():
-    example: workload.Instruction = {"instruction": "a", "input": "b", "output": "yes"}
-    found = workload.tokenise(example, render, encode)
-    assert bytes(found["input_ids"]).decode() == "<a\n\nb>yes!"
-    assert found["labels"] == [workload.IGNORED] * 6 + encode("yes!")
-
-
-def test_merged_tokens_at_the_border_are_refused():
-    example: workload.Instruction = {"instruction": "a", "input": "", "output": "yes"}
-    with pytest.raises(ValueError, match="merges"):
-        workload.tokenise(example, render, lambda text: encode(text.replace(">y", "_")))
-
-
 def test_choose_takes_rows_in_order_and_leaves_long_and_empty_ones_out():
-    rows = [row(workload.MAX_TOKENS + 1), row(9, num_answer=0), *(row(10 + i) for i in range(100))]
-    found = workload.choose(rows, pad_token_id=7)
+    rows = [row(WORK.max_tokens + 1), row(9, num_answer=0), *(row(10 + i) for i in range(100))]
+    found = workload.choose(rows, 7, WORK)
     assert lengths(found.warmup + found.timed) == list(range(10, 90))
     assert lengths(found.check) == list(range(90, 98))
     assert found.pad_token_id == 7
 
 
+def test_choose_takes_a_text_with_its_class():
+    rows = [row(10 + i, num_answer=1) for i in range(100)]
+    assert len(workload.choose(rows, 0, replace(WORK, task="classification")).check) == WORK.num_check
+    with pytest.raises(ValueError, match="needs more than"):
+        workload.choose(rows, 0, WORK)
+
+
 def test_choose_refuses_too_few_rows():
     with pytest.raises(ValueError, match="needs more than"):
-        workload.choose([row(10)] * 80, pad_token_id=0)
+        workload.choose([row(10)] * 80, 0, WORK)
 
 
 @pytest.mark.parametrize(
