@@ -40,13 +40,13 @@ def _read_files(paths: Sequence[str]) -> RawTable:
     """All rows of the files."""
     files = find_files(paths)
     builder = TableBuilder()
-    for file, name in zip(files, _short_names(files), strict=True):
+    for file, name in zip(files, short_names(files), strict=True):
         builder.begin_file(name)
         _read_file(file, builder)
     table = builder.build()
     table.kind = kind_of(files[0])
     table.fingerprint = fingerprint(files)
-    table.name = _name(paths)
+    table.name = name_of(paths)
     return table
 
 
@@ -103,7 +103,7 @@ def _pieces(table: RawTable) -> RawTable:
     return table
 
 
-def _short_names(files: Sequence[Path]) -> list[str]:
+def short_names(files: Sequence[Path]) -> list[str]:
     """File names, with the folder where names alone are not unique."""
     names = [file.name for file in files]
     return (
@@ -113,7 +113,7 @@ def _short_names(files: Sequence[Path]) -> list[str]:
     )
 
 
-def _name(paths: Sequence[str]) -> str:
+def name_of(paths: Sequence[str]) -> str:
     """The first path's name, and how many more there are."""
     first = Path(paths[0]).resolve().name
     return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"
