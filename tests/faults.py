@@ -64,7 +64,7 @@ def _after_losses(step: int, count: int, change) -> None:
 
 def full_disk(num_bytes: str) -> None:
     """Checkpoints can be written until `num_bytes` are out; then there is no space left on the device."""
-    from tunesmith.checkpoint import tensor_file
+    from tunesmith import tensor_file
 
     left = int(num_bytes)
     real = os.write

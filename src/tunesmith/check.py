@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from tunesmith.data.prepare import PreparedData
+    from tunesmith.data.prepared import PreparedData
 
 Stage = Literal["before", "first batch", "during", "after"]
 Severity = Literal["error", "warning", "note"]

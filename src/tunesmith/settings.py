@@ -65,6 +65,8 @@ class DataSettings:
     """Share of the rows held out for the final numbers."""
     split_seed: Annotated[int, Range(at_least=0)] = 0
     """Another number holds out other rows."""
+    cache: Literal["on", "off"] = "on"
+    """Keep prepared rows in TUNESMITH_CACHE (4 GB at most), so that the next run with the same data starts at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tunesmith import durable
-from tunesmith.checkpoint import folder, tensor_file
+from tunesmith import durable, tensor_file
+from tunesmith.checkpoint import folder
 from tunesmith.errors import DiskFull, RunError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tunesmith.checkpoint import tensor_file
+from tunesmith import tensor_file
 from tunesmith.model.safe_files import tensor_header
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool]

@@ -11,11 +11,17 @@ import pytest
 
 import tiny_tokenizer
 from data_sentences import sentences
-from tunesmith.data.prepare import PreparedData, prepare, prepare_for_evaluation
+from tunesmith.data.prepare import prepare, prepare_for_evaluation
+from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, InputError
 from tunesmith.settings import DataSettings
 
 TEXTS = sentences(200, seed=3, words=8)
+
+
+@pytest.fixture(autouse=True)
+def no_row_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tunesmith.checkpoint.tensor_file import Written, json_bytes, num_bytes_of, write_bytes, write_tensors
 from tunesmith.durable import discard_leftovers, flush_folder, retire, whole_folder
 from tunesmith.errors import ModelError, RunError
 from tunesmith.model.safe_files import read_json, read_tensors
+from tunesmith.tensor_file import Written, json_bytes, num_bytes_of, write_bytes, write_tensors
 
 SCHEMA_VERSION = 1
 NUM_KEPT = 2

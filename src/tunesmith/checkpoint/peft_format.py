@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tunesmith import registry
 from tunesmith.checkpoint import peft_tokens
-from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 from tunesmith.checkpoint.trained import METHODS, fill, thaw_saved, trainable
 from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError, RunError
@@ -22,6 +21,7 @@ from tunesmith.interchange import PeftFormat
 from tunesmith.method import Method
 from tunesmith.model import token_rows
 from tunesmith.model.safe_files import read_json, read_tensors, shown
+from tunesmith.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith import registry, settings
-from tunesmith.checkpoint.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError
 from tunesmith.method import Method
 from tunesmith.model import surgery, token_rows
 from tunesmith.model.safe_files import read_json, read_tensors
+from tunesmith.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 
 SCHEMA_VERSION = 1
 TENSORS = "trained.safetensors"

@@ -62,7 +62,7 @@ class ExampleColumns(Sequence[Example]):
         borders = (self.rows[start : stop + 1] - first).tolist()
         groups = [texts[a:b] for a, b in itertools.pairwise(borders)]
         if self.task == "chat":
-            roles: list[Role] = [cast("Role", self.names[code]) for code in self.codes[first:last].tolist()]
+            roles = cast("list[Role]", [self.names[code] for code in self.codes[first:last].tolist()])
             messages = [Message(role, text) for role, text in zip(roles, texts, strict=True)]
             return [Chat(tuple(messages[a:b])) for a, b in itertools.pairwise(borders)]
         if self.task == "classification":

@@ -13,7 +13,7 @@ from tunesmith.data.raw import RawTable, Skipped
 
 if TYPE_CHECKING:
     from tunesmith.data.convert import Converted
-    from tunesmith.data.prepare import Part
+    from tunesmith.data.prepared import Part
     from tunesmith.data.recognise import Shape
     from tunesmith.data.split import Splits
     from tunesmith.data.tokenise import Losses

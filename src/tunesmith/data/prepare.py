@@ -6,7 +6,7 @@ import contextlib
 import gc
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.data import describe
+from tunesmith.data.cache import PreparedCache
 from tunesmith.data.columns import ChosenExamples
 from tunesmith.data.examples import Example, Task
 from tunesmith.data.labels import check_labels, class_names
+from tunesmith.data.prepared import Part, PreparedData
 from tunesmith.data.raw import Skipped
 from tunesmith.data.recognise import Shape
 from tunesmith.data.source import Source, load
@@ -36,44 +38,6 @@ MOST_CUT_SHARE, WARN_CUT_SHARE = 0.20, 0.05
 WARN_SKIPPED_SHARE = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Rows for one purpose; `examples`, rows of `tokens` and `origins` go together one by one."""
-
-    examples: Sequence[Example]
-    """What each token row was made of; windows of one long text share one."""
-    tokens: TokenTable
-    origins: NDArray[np.int64]
-    """(rows,) row numbers in the data, counted from 1."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedData:
-    """Everything that training needs to know about the data."""
-
-    task: Task
-    shape: str
-    description: list[str]
-    """Sentences to be said aloud."""
-    warnings: list[str]
-    train: Part
-    validation: Part
-    test: Part
-    labels: tuple[str, ...]
-    """Class names in the order of their ids, none if the task has none."""
-    fingerprint: str
-    """SHA-256 over the bytes of all files."""
-    name: str
-    max_length: int
-    """Longest row in tokens."""
-    skipped: list[Skipped] = field(default_factory=list)
-    template: str | None = None
-    """Source of the chat template that the rows were written with."""
-
-
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
     """Keep the garbage collector from walking over millions of rows again and again; they hold no cycles to be found."""
@@ -86,7 +50,6 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_collector_paused()
 def prepare(
     settings: DataSettings,
     tokenizer: PreTrainedTokenizerBase,
@@ -112,6 +75,36 @@ def prepare(
         ModelError: If the tokenizer or its chat template cannot be used.
     """
     _check_shares(settings)
+    cache = PreparedCache.of(
+        settings,
+        tokenizer,
+        {"task": task, "model_max_length": model_max_length, "is_encoder": is_encoder, "known_labels": known_labels},
+    )
+    found = cache.load()
+    if found is None:
+        found = _prepare(
+            settings,
+            tokenizer,
+            task=task,
+            model_max_length=model_max_length,
+            is_encoder=is_encoder,
+            known_labels=known_labels,
+        )
+        cache.store(found)
+    return replace(found, notes=cache.notes)
+
+
+@_collector_paused()
+def _prepare(
+    settings: DataSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: str,
+    model_max_length: int,
+    is_encoder: bool,
+    known_labels: tuple[str, ...],
+) -> PreparedData:
+    """As `prepare`, from the files."""
     source = load(settings.data, settings, task)
     shape = source.shape
     _check_model(shape, is_encoder)
@@ -168,8 +161,9 @@ class _Preparation:
         part_of = np.zeros(len(examples), dtype=np.int8)
         part_of[splits.validation], part_of[splits.test] = 1, 2
         tables, lost = self._tokenise(examples, part_of)
-        parts, results = [_part(*table, source) for table in tables], [(lost, source)]
-        parts += [_no_rows(parts[0])] * (3 - len(parts))
+        table, kept = tables[0]
+        tables += [(table.select([]), kept[:0])] * (3 - len(tables))
+        parts, results = [_part(*own, source) for own in tables], [(lost, source)]
         if held_out is not None:
             count = len(held_out.converted.examples)
             (table,), lost = self._tokenise(held_out.converted.examples, np.zeros(count, dtype=np.int8))
@@ -190,6 +184,7 @@ class _Preparation:
             test=parts[2],
             labels=self.labels,
             fingerprint=_fingerprint(source, held_out),
+            fingerprints=tuple(which.table.fingerprint for _, which in results),
             name=source.table.name,
             max_length=self.max_length,
             skipped=_skipped(*results[0]),
@@ -250,11 +245,6 @@ class _Preparation:
 def _part(table: TokenTable, kept: NDArray[np.int64], source: Source) -> Part:
     """Token rows with their examples and row numbers; `kept` says which example each row came from."""
     return Part(examples=ChosenExamples(source.converted.examples, kept), tokens=table, origins=source.converted.origins[kept])
-
-
-def _no_rows(like: Part) -> Part:
-    """A part of the same kind without a row."""
-    return Part(examples=[], tokens=like.tokens.select([]), origins=like.origins[:0])
 
 
 def _skipped(tokenised: Losses, source: Source) -> list[Skipped]:

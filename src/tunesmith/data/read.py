@@ -40,7 +40,7 @@ def _read_files(paths: Sequence[str]) -> RawTable:
     """All rows of the files."""
     files = find_files(paths)
     builder, empty = TableBuilder(), []
-    for file, name in zip(files, _short_names(files), strict=True):
+    for file, name in zip(files, short_names(files), strict=True):
         try:
             _read_file(file, name, builder)
         except EmptyFile:
@@ -48,13 +48,13 @@ def _read_files(paths: Sequence[str]) -> RawTable:
                 raise
             empty.append(name)
     if len(empty) == len(files):
-        raise DataError(f"All {len(files):,} texts of {_name(paths)} are empty.")
+        raise DataError(f"All {len(files):,} texts of {name_of(paths)} are empty.")
     table = builder.build()
     if empty:
         table.notes.append(_left_out(empty))
     table.kind = kind_of(files[0])
     table.fingerprint = fingerprint(files)
-    table.name = _name(paths)
+    table.name = name_of(paths)
     return table
 
 
@@ -118,7 +118,7 @@ def _pieces(table: RawTable) -> RawTable:
     return table
 
 
-def _short_names(files: Sequence[Path]) -> list[str]:
+def short_names(files: Sequence[Path]) -> list[str]:
     """File names, with the folder where names alone are not unique."""
     names = [file.name for file in files]
     return (
@@ -128,7 +128,7 @@ def _short_names(files: Sequence[Path]) -> list[str]:
     )
 
 
-def _name(paths: Sequence[str]) -> str:
+def name_of(paths: Sequence[str]) -> str:
     """The first path's name, and how many more there are."""
     first = Path(paths[0]).resolve().name
     return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith import settings
-from tunesmith.data.prepare import Part, prepare_for_evaluation
+from tunesmith.data.prepare import prepare_for_evaluation
+from tunesmith.data.prepared import Part
 from tunesmith.model import token_rows
 from tunesmith.model.load import Source
 from tunesmith.reports.result import RunResult, Stage

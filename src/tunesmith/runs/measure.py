@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.data.examples import Chat, Labelled, SourceTarget, Text
 from tunesmith.data.pack import in_order_of_length, pack
-from tunesmith.data.prepare import Part
+from tunesmith.data.prepared import Part
 from tunesmith.evaluation import metrics, statistics
 from tunesmith.evaluation.encoder_gauge import EncoderGauge
 from tunesmith.evaluation.language_gauge import LanguageGauge

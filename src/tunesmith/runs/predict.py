@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 from tunesmith.checkpoint import adapter
+from tunesmith.data.columns import ChosenExamples
 from tunesmith.data.examples import Chat, Labelled, Message
-from tunesmith.data.prepare import Part
+from tunesmith.data.prepared import Part
 from tunesmith.data.tokenise import tokenise
 from tunesmith.errors import InputError, RunError
 from tunesmith.evaluation.generate import Generation
@@ -76,7 +77,11 @@ class Predictor:
             examples, self.source.tokenizer, task="classification", max_length=self.result.data.max_length, labels=labels
         )
         token_rows.require(self.model, tokenised.table.input_ids, self.source.tokenizer)
-        part = Part(examples=list(examples), tokens=tokenised.table, origins=np.arange(1, len(examples) + 1))
+        part = Part(
+            examples=ChosenExamples(examples, np.arange(len(examples))),
+            tokens=tokenised.table,
+            origins=np.arange(1, len(examples) + 1),
+        )
         predicted = score(self.forward, part, Quiet(), "predicting").predicted
         assert predicted is not None
         return [labels[index] for index in predicted]

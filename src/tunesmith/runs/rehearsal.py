@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith import settings
-from tunesmith.data.prepare import PreparedData
+from tunesmith.data.prepared import PreparedData
 from tunesmith.data.table import IGNORED
 from tunesmith.model.load import Source
 from tunesmith.runs import defaults, forecast

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
 from tunesmith.checkpoint.trained import METHODS
-from tunesmith.data.prepare import PreparedData, prepare
+from tunesmith.data.prepare import prepare
+from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
@@ -196,7 +197,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     )
     if source.brings_code:
         recorder.say(f"{source.name} comes with Python code; it is not run, transformers has its own for this architecture")
-    for sentence in data.description:
+    for sentence in (*data.notes, *data.description):
         recorder.say(sentence)
     for sentence in data.warnings:
         recorder.warn(sentence)

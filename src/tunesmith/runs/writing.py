@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.data.examples import SourceTarget
-from tunesmith.data.prepare import Part
+from tunesmith.data.prepared import Part
 from tunesmith.evaluation import likeness, showcase
 from tunesmith.evaluation.difference import Difference, compare_accuracy, compare_means
 from tunesmith.evaluation.generate import Generation
