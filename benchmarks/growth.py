@@ -3,9 +3,8 @@
     python -m benchmarks.growth                  all three series, about five minutes on two quiet cores
     python -m benchmarks.growth --series rows    one of them
 
-LoRA of rank 16 on all linear layers of a small random model of Llama's shape, made on the spot; half of the tokens
-are labelled.
-Each point is a fresh process. `results/growth-DATE-MACHINE.json` holds every step of every point.
+LoRA of rank 16 on all linear layers of a small random model of Llama's shape, made on the spot; half of the tokens are
+labelled. Each point is a fresh process. `results/growth-DATE-MACHINE.json` holds every step of every point.
 """
 
 from __future__ import annotations

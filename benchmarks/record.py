@@ -7,7 +7,7 @@ import datetime
 import hashlib
 from pathlib import Path
 
-from benchmarks import check, machine, peer_environment, results
+from benchmarks import check, limit, machine, peer_environment, results
 from benchmarks.timing import Benchmark, Runs
 
 ROOT = peer_environment.ROOT
@@ -37,6 +37,7 @@ def keep(
         "rows_sha256": hashlib.sha256((benchmark.folder / "rows.json").read_bytes()).hexdigest(),
         "check": checked.record(),
         "ratios": results.ratios(summaries),
+        "limit": _limit(benchmark, summaries),
         "summaries": {name: dataclasses.asdict(summary) for name, summary in summaries.items()},
         "configurations": {name: dataclasses.asdict(suite.contestants[name]) for name in runs},
         "runs": {name: [dataclasses.asdict(run) for run in found] for name, found in runs.items()},
@@ -44,3 +45,15 @@ def keep(
     path = results.write_json(record, RESULTS, f"{today}-{common['machine']}-{suite.name}")
     results.append_history(RESULTS / "history.csv", common, summaries)
     return path
+
+
+def _limit(benchmark: Benchmark, summaries: dict[str, results.Summary]) -> dict[str, object] | None:
+    """What matrix products reach here, and the share of it that tunesmith reached; None if it took no part, or on a GPU."""
+    name = next((name for name in summaries if name.startswith("tunesmith")), None)
+    if name is None or benchmark.suite.on_gpu:
+        return None
+    weights = benchmark.job(name).weights
+    rates = limit.measured(benchmark.folder / weights, weights, benchmark.num_threads)
+    flop_per_weight = limit.LEARNS if benchmark.suite.method == "full" else limit.FROZEN
+    summary = dataclasses.asdict(summaries[name])
+    return {**dataclasses.asdict(rates), "share": limit.share(rates, summary, flop_per_weight)}

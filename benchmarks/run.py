@@ -35,7 +35,7 @@ class Scale:
 
 
 SIZES = {
-    "quick": Scale(share=1 / 4, warmup_section="check", warmup_share=1.0, num_repeats=1, checking=Checking(2, False)),
+    "quick": Scale(share=1 / 4, warmup_section="check", warmup_share=1.0, num_repeats=1, checking=Checking(3, False)),
     "short": Scale(share=1 / 4, warmup_section="warmup", warmup_share=0.5, num_repeats=1, checking=Checking(4, True)),
     "full": Scale(share=1.0, warmup_section="warmup", warmup_share=1.0, num_repeats=3, checking=Checking(8, True)),
 }

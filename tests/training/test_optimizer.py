@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tunesmith.training.optimizer import BETAS, EPSILON, FlatAdamW
+from tunesmith.training.optimizer import BETAS, EPSILON, FlatAdamW, length
 
 DECAY, RATE = 0.1, 0.01
 
@@ -226,3 +226,11 @@ def test_a_parameter_learns_at_its_own_rate():
     torch.testing.assert_close(model.weight, twin.weight, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(model.bias, twin.bias, rtol=1e-6, atol=1e-7)
     assert {name.split(".")[0] for name in optimizer.state()} == {"0", "1"}
+
+
+def test_the_length_of_many_gradients_is_exact():
+    numbers = torch.full((6_000_001,), 0.1)
+    exact = numbers[0].item() * len(numbers) ** 0.5
+    assert length(numbers).item() == pytest.approx(exact, rel=1e-6)
+    assert length(numbers[:3]).item() == pytest.approx(numbers[0].item() * 3**0.5, rel=1e-6)
+    assert torch.linalg.vector_norm(numbers).item() != pytest.approx(exact, rel=1e-5), "else there is nothing to guard against"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
+_PART = 4096  # numbers that are squared and summed in float32
 
 
 @dataclass
@@ -79,7 +80,7 @@ class FlatAdamW:
 
     def gradient_norm(self) -> Tensor:
         """Length of the gradient of everything that learns, a float64 scalar where the gradients are."""
-        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.gradients) for g in self._groups])).double()
+        return torch.linalg.vector_norm(torch.stack([length(group.gradients) for group in self._groups]))
 
     def step(self, learning_rate: float, factor: float = 1.0) -> None:
         """Move the weights along the gradients times `factor`, and forget the gradients."""
@@ -166,3 +167,13 @@ def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torc
         parameter.data = view if stored == torch.float32 else parameter.detach().to(stored)
     group.live_in(values, group.gradients)
     return group
+
+
+def length(numbers: Tensor) -> Tensor:
+    """Euclidean length of `(n,)` numbers, a float64 scalar.
+
+    Short parts are summed in float32, the parts in float64: one float32 sum is 1.4 % short for 135 million numbers.
+    """
+    whole = len(numbers) // _PART * _PART
+    parts = torch.linalg.vector_norm(numbers[:whole].view(-1, _PART), dim=1), torch.linalg.vector_norm(numbers[whole:])[None]
+    return torch.linalg.vector_norm(torch.cat(parts), dtype=torch.float64)

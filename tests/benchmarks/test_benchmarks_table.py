@@ -1,0 +1,61 @@
+"""The page of the benchmarks says what the newest results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import benchmarks_table
+
+
+def _record(suite: str, date: str, speed: float) -> dict[str, Any]:
+    def summary(tokens_per_second: float, loss_gap: float | None) -> dict[str, Any]:
+        return {
+            "tokens_per_second": tokens_per_second,
+            "slowest_tokens_per_second": tokens_per_second - 1,
+            "fastest_tokens_per_second": tokens_per_second + 1,
+            "train_peak_bytes": 1e9,
+            "most_other_cores": 0.0,
+            "loss_gap": loss_gap,
+        }
+
+    return {
+        "suite": suite,
+        "machine": "m",
+        "date": date,
+        "num_rows": 64,
+        "num_repeats": 3,
+        "machine_facts": {"processor": "Some <Processor>", "num_cores": 2, "flags": ["avx2", "avx512_bf16"]},
+        "ratios": {"speed_against_best_peer": 2.0, "memory_against_best_peer": 0.5},
+        "summaries": {"peft-best": summary(100.0, None), "tunesmith": summary(speed, 0.001)},
+        "limit": {"share": 0.61},
+    }
+
+
+def test_the_newest_result_of_each_suite_is_taken_in_the_order_of_the_suites(tmp_path: Path):
+    for number, record in enumerate(
+        [_record("ia3", "2026-01-02", 9), _record("lora", "2026-01-01", 1), _record("lora", "2026-01-03", 2)]
+    ):
+        (tmp_path / f"{number}.json").write_text(json.dumps(record))
+    (tmp_path / "other.json").write_text('{"series": {}}')
+    found = benchmarks_table.newest(tmp_path)
+    assert [(r["suite"], r["date"]) for r in found] == [("lora", "2026-01-03"), ("ia3", "2026-01-02")]
+
+
+def test_a_suite_has_a_line_for_each_contestant_and_its_share_of_the_limit():
+    text = benchmarks_table.section([_record("lora", "2026-01-01", 200.0)])
+    assert "| peft-best | 100 (99 to 101) | 1,000 | 0.50 x | 1.00 x | other rows a step |" in text
+    assert "| tunesmith | 200 (199 to 201) | 1,000 | 1.00 x | 1.00 x | 0.10 % |" in text
+    assert "reaches 61 % of" in text
+    assert "2 cores of Some <Processor> (AVX512_BF16)" in text
+
+
+def test_without_results_the_page_says_so():
+    assert "make bench" in benchmarks_table.section([])
+
+
+def test_the_figure_names_every_suite():
+    drawn = benchmarks_table.figure([_record("lora", "2026-01-01", 200.0), _record("ia3", "2026-01-01", 200.0)])
+    assert drawn.count("<svg") == 1
+    assert all(f">{word}<" in drawn for word in ("lora", "ia3", "2.00", "0.50"))

@@ -1,0 +1,141 @@
+"""What the benchmarks measured, as tables and a figure made of benchmarks/results/*.json.
+
+python tools/benchmarks_table.py docs/benchmarks.md    write the tables between the markers, and benchmarks.svg beside the page
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from section import Section, print_or_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+FIGURE = "benchmarks.svg"
+SECTION = Section("measured")
+OURS, DEFAULT = "#0072b2", "#999999"
+"""Blue of Okabe and Ito, and grey."""
+Record = dict[str, Any]
+
+
+def newest(folder: Path) -> list[Record]:
+    """The newest result of each suite on each machine, the newest machine first; suites in the order of the table of suites."""
+    from benchmarks.suites import SUITES
+
+    found: dict[tuple[str, str], Record] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "summaries" in record:
+            found[record["machine"], record.setdefault("suite", "lora")] = record
+    dates = {machine: max(r["date"] for (where, _), r in found.items() if where == machine) for machine, _ in found}
+    order = list(SUITES)
+    known = [record for record in found.values() if record["suite"] in order]
+    by_suite = sorted(known, key=lambda record: order.index(record["suite"]))
+    return sorted(by_suite, key=lambda record: dates[record["machine"]], reverse=True)
+
+
+def section(records: list[Record]) -> str:
+    """What stands between the markers: for each machine its suites, and the figure of the newest machine."""
+    if not records:
+        return "Not measured yet: `make bench` does it."
+    parts = []
+    for machine in dict.fromkeys(record["machine"] for record in records):
+        own = [record for record in records if record["machine"] == machine]
+        parts.append(f"### {_machine(own[0])}")
+        if not parts[1:]:
+            parts.append(f"![Speed and memory against the best peer, by suite.]({FIGURE})")
+        parts += [_suite(record) for record in own]
+    return "\n\n".join(parts)
+
+
+def _machine(record: Record) -> str:
+    facts = record["machine_facts"]
+    flags = ", ".join(flag.upper() for flag in facts["flags"] if flag.startswith(("avx512_bf16", "amx")))
+    return f"{facts['num_cores']} cores of {facts['processor']}{f' ({flags})' if flags else ''}"
+
+
+def _suite(record: Record) -> str:
+    """One suite: a sentence and a table."""
+    about = record.get("about", {}).get("about", "LoRA on all linear layers of SmolLM2-135M, instructions")
+    lines = [
+        f"**{record['suite']}**: {about}. {record['num_rows']} timed rows, median of {record['num_repeats']} runs, "
+        f"{record['date']}.",
+        "",
+        "| contestant | real tokens/s (smallest to largest) | peak MB above imports | speed | memory | largest loss gap |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    limit = record.get("limit")
+    end = (
+        []
+        if not limit
+        else ["", f"tunesmith reaches {100 * limit['share']:.0f} % of what matrix products alone would allow here."]
+    )
+    return "\n".join([*lines, *(_row(name, record) for name in record["summaries"]), *end])
+
+
+def _row(name: str, record: Record) -> str:
+    """One contestant, with its ratios to tunesmith."""
+    summary, ours = record["summaries"][name], _ours(record)
+    noisy = f" (others kept {summary['most_other_cores']:.1f} cores busy)" if summary["most_other_cores"] > 0.1 else ""
+    gap = summary["loss_gap"]
+    cells = (
+        name,
+        f"{summary['tokens_per_second']:,.0f} ({summary['slowest_tokens_per_second']:,.0f} to "
+        f"{summary['fastest_tokens_per_second']:,.0f}){noisy}",
+        f"{summary['train_peak_bytes'] / 1e6:,.0f}",
+        f"{summary['tokens_per_second'] / ours['tokens_per_second']:.2f} x",
+        f"{summary['train_peak_bytes'] / ours['train_peak_bytes']:.2f} x",
+        "other rows a step" if gap is None or gap != gap else f"{100 * gap:.2f} %",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _ours(record: Record) -> Record:
+    return next(summary for name, summary in record["summaries"].items() if name.startswith("tunesmith"))
+
+
+def figure(records: list[Record]) -> str:
+    """An SVG of tunesmith's speed and memory against the best peer's, a bar for each suite of the newest machine."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    own, output = [record for record in records if record["machine"] == records[0]["machine"]], io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": FIGURE, "font.size": 9, "font.family": "sans-serif"}):
+        drawing = Figure(figsize=(7.0, 1.1 + 0.32 * len(own)), layout="constrained")
+        FigureCanvasSVG(drawing)
+        speed, memory = drawing.subplots(1, 2, sharey=True)
+        _bars(speed, own, "speed_against_best_peer", "times the real tokens/s of the best peer")
+        _bars(memory, own, "memory_against_best_peer", "times its peak memory above imports (less is better)")
+        drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
+    return output.getvalue()
+
+
+def _bars(axes: Axes, records: list[Record], ratio: str, title: str) -> None:
+    values = [record["ratios"][ratio] for record in records]
+    bars = axes.barh([record["suite"] for record in records], values, color=OURS, height=0.6)
+    axes.bar_label(bars, labels=[f"{value:.2f}" for value in values], padding=3, fontsize=8)
+    axes.axvline(1, color=DEFAULT, linewidth=1)
+    axes.set_xlim(0, 1.18 * max(1.0, *values))
+    axes.invert_yaxis()
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    """Print the section, or write it into the pages named, with the figure beside each."""
+    sys.path.insert(0, str(RESULTS.parent.parent))
+    records, pages = newest(RESULTS), sys.argv[1:]
+    print_or_write(pages, lambda: section(records), lambda page: SECTION.put(page, section(records)))
+    for page in pages if records else []:
+        Path(page).with_name(FIGURE).write_text(figure(records), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
