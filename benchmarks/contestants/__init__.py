@@ -26,7 +26,7 @@ class Configuration:
     """A contestant with its settings."""
 
     about: str
-    module: Literal["peft", "adapters", "trl", "litgpt", "tunesmith"]
+    module: Literal["peft", "adapters", "trl", "litgpt", "llamafactory", "tunesmith"]
     """File in this folder; also decides the environment."""
     wish: Literal["float32", "bfloat16", "auto", "autocast"]
     """Number format of weights and activations; `auto` is the one that this machine computes faster in, `autocast` the same
@@ -69,7 +69,7 @@ def _tuned(
     about: str,
     rows_per_pass: int | None,
     *,
-    module: Literal["peft", "adapters", "trl", "litgpt"] = "peft",
+    module: Literal["peft", "adapters", "trl", "litgpt", "llamafactory"] = "peft",
     order: Order = "given",
     wish: Literal["bfloat16", "auto", "autocast"] = "auto",
     base_bits: int = 16,
@@ -93,7 +93,13 @@ def _newcomers(module: Literal["peft", "adapters"]) -> Configuration:
     return Configuration(about=about, module=module, wish="float32")
 
 
-PEERS = {"peft": "PEFT + Trainer", "adapters": "AdapterHub's adapters + Trainer", "trl": "TRL", "litgpt": "LitGPT"}
+PEERS = {
+    "peft": "PEFT + Trainer",
+    "adapters": "AdapterHub's adapters + Trainer",
+    "trl": "TRL",
+    "litgpt": "LitGPT",
+    "llamafactory": "LLaMA-Factory",
+}
 CONFIGURATIONS = {
     "peft-default": _newcomers("peft"),
     "peft-best": _tuned("1 row at a time, accumulated", 1),
@@ -110,6 +116,7 @@ CONFIGURATIONS = {
     "trl": _tuned("1 row at a time, accumulated", 1, module="trl"),
     "trl-packed": replace(_tuned("the rows of a step as one stream without padding", 8, module="trl"), pads=False),
     "litgpt": _tuned("1 row at a time, accumulated", 1, module="litgpt"),
+    "llamafactory": _tuned("1 row at a time, accumulated", 1, module="llamafactory"),
     "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
     "tunesmith-qlora": Configuration(
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
