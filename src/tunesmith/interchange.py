@@ -71,6 +71,8 @@ class PeftFormat(ABC):
     ) -> tuple[Self, dict[str, Tensor]]:
         """The method, and its tensors by the names that they have in `model` after `attach`.
 
+        A tensor may be for a buffer that `attach` adds: what the method computes with and never learns.
+
         Args:
             config: The keys of `adapter_config.json`, of any type: it is a foreign file.
             tensors: All tensors of the adapter but the heads, under PEFT's names.
@@ -108,6 +110,12 @@ def target_modules(model: nn.Module, paths: list[str]) -> list[str]:
     leaves = {path.rpartition(".")[2] for path in paths}
     alike = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves}
     return sorted(leaves if alike == set(paths) else paths)
+
+
+def targets(model: nn.Module, paths: list[str]) -> list[str]:
+    """What selects the layers at `paths` here: the paths, or one word if they are all linear layers."""
+    everything = anatomy.linear_targets(model, (anatomy.ALL_LINEAR,))
+    return [anatomy.ALL_LINEAR] if set(paths) == set(everything) else paths
 
 
 def refuse_pattern(config: Mapping[str, object], pattern_key: str, key: str) -> None:
@@ -153,14 +161,16 @@ def low_rank_settings(config: Mapping[str, object], tensors: Mapping[str, Tensor
     refuse_pattern(config, "rank_pattern", "r")
     refuse_pattern(config, "alpha_pattern", "lora_alpha")
     if (start := config.get("init_lora_weights", True)) not in _STARTS_BESIDE_THE_BASE:
-        raise ModelError(f"The adapter's 'init_lora_weights' {start!r} has changed the base weights. It is refused.")
-    paths = sorted({name.rpartition(".")[0] for name in tensors})
-    everything = sorted(anatomy.linear_targets(model, (anatomy.ALL_LINEAR,)))
+        raise ModelError(
+            f"The adapter's 'init_lora_weights' {ascii(start)[:120]} has changed the base weights, which are not in its files. "
+            "It is refused. Convert it where it was trained: save it once before training and once after, the second time by "
+            "PEFT's save_pretrained(FOLDER, path_initial_model_for_weight_conversion=FOLDER_OF_THE_FIRST)."
+        )
     return {
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout", 0.0),
-        "targets": [anatomy.ALL_LINEAR] if paths == everything else paths,
+        "targets": targets(model, sorted({name.rpartition(".")[0] for name in tensors})),
     }
 
 

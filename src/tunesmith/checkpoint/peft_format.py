@@ -84,10 +84,10 @@ def load(model: nn.Module, folder: Path) -> Method:
     method, tensors, rows = read(folder, model)
     method.attach(model)
     tensors |= {token_rows.train(model, own.path, own.tokens): own.tensor for own in rows}
-    learning = trainable(model)
-    heads = {name: tensor for name, tensor in tensors.items() if name not in learning}
-    kept = thaw_saved(model, heads, str(folder))
-    fill(model, {name: tensor for name, tensor in tensors.items() if name in learning or name in kept}, str(folder))
+    fixed = {name: buffer for name, buffer in model.named_buffers() if name in tensors}
+    own = trainable(model).keys() | fixed.keys()
+    kept = thaw_saved(model, {name: tensor for name, tensor in tensors.items() if name not in own}, str(folder))
+    fill(model, {name: tensor for name, tensor in tensors.items() if name in own or name in kept}, str(folder), fixed)
     return method
 
 

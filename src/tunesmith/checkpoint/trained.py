@@ -74,15 +74,15 @@ def method_from(mapping: object, where: str) -> Method:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy saved tensors into the parameters of the same names: all that learn, and no other.
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str, fixed: Mapping[str, Tensor] | None = None) -> None:
+    """Copy saved tensors into the parameters of the same names, all that learn, into `fixed`, and into no other.
 
     Nothing is copied unless everything fits.
 
     Raises:
         ModelError: If a name is missing or too many, a shape differs, or a number is not finite.
     """
-    learning = trainable(model)
+    learning = {**trainable(model), **(fixed or {})}
     missing, surplus = sorted(learning.keys() - tensors.keys()), sorted(tensors.keys() - learning.keys())
     if missing or surplus:
         what = f"lacks {missing[0]!r}" if missing else f"has {surplus[0]!r}, which does not learn here"
