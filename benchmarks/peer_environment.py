@@ -15,12 +15,16 @@ ENVIRONMENTS = ROOT / "benchmarks" / "environments"
 def python(peer: str = "peft") -> Path:
     """The interpreter of the peer's environment, which is created where it is missing or out of date.
 
+    What `environments/alone/PEER.txt` lists, where there is one, is installed without its dependencies.
+
     Raises:
         subprocess.CalledProcessError: pip could not install the requirements.
     """
     requirements, folder = ENVIRONMENTS / f"{peer}.txt", ROOT / f".venv-{peer}"
     interpreter, stamp = folder / "bin" / "python", folder / "requirements.sha256"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    alone = ENVIRONMENTS / "alone" / f"{peer}.txt"
+    listed = [path.read_bytes() for path in (requirements, alone) if path.exists()]
+    digest = hashlib.sha256(b"".join(listed)).hexdigest()
     if interpreter.exists() and stamp.exists() and stamp.read_text() == digest:
         return interpreter
     venv.create(folder, with_pip=True, clear=True)
@@ -28,6 +32,8 @@ def python(peer: str = "peft") -> Path:
     # torch first and alone: nothing else may choose its build.
     subprocess.run([*install, exact("torch", requirements)], check=True, stdout=sys.stderr)
     subprocess.run([*install, "-r", str(requirements)], check=True, stdout=sys.stderr)
+    if alone.exists():
+        subprocess.run([*install, "--no-deps", "-r", str(alone)], check=True, stdout=sys.stderr)
     stamp.write_text(digest)
     return interpreter
 

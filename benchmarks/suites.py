@@ -87,7 +87,16 @@ SUITES = _table(
             work=INSTRUCTIONS,
             method="lora",
             learning_rate=2e-4,
-            others=("peft-2x4", "peft-2x4-sorted", "peft-8x1-grouped", "peft-bfloat16"),
+            others=(
+                "trl",
+                "trl-packed",
+                "litgpt",
+                "llamafactory",
+                "peft-2x4",
+                "peft-2x4-sorted",
+                "peft-8x1-grouped",
+                "peft-bfloat16",
+            ),
         ),
         Suite(
             name="qlora",

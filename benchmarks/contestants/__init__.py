@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from benchmarks.job import Precision
@@ -26,7 +26,7 @@ class Configuration:
     """A contestant with its settings."""
 
     about: str
-    module: Literal["peft", "adapters", "tunesmith"]
+    module: Literal["peft", "adapters", "trl", "litgpt", "llamafactory", "tunesmith"]
     """File in this folder; also decides the environment."""
     wish: Literal["float32", "bfloat16", "auto", "autocast"]
     """Number format of weights and activations; `auto` is the one that this machine computes faster in, `autocast` the same
@@ -69,7 +69,7 @@ def _tuned(
     about: str,
     rows_per_pass: int | None,
     *,
-    module: Literal["peft", "adapters"] = "peft",
+    module: Literal["peft", "adapters", "trl", "litgpt", "llamafactory"] = "peft",
     order: Order = "given",
     wish: Literal["bfloat16", "auto", "autocast"] = "auto",
     base_bits: int = 16,
@@ -93,7 +93,13 @@ def _newcomers(module: Literal["peft", "adapters"]) -> Configuration:
     return Configuration(about=about, module=module, wish="float32")
 
 
-PEERS = {"peft": "PEFT + Trainer", "adapters": "AdapterHub's adapters + Trainer"}
+PEERS = {
+    "peft": "PEFT + Trainer",
+    "adapters": "AdapterHub's adapters + Trainer",
+    "trl": "TRL",
+    "litgpt": "LitGPT",
+    "llamafactory": "LLaMA-Factory",
+}
 CONFIGURATIONS = {
     "peft-default": _newcomers("peft"),
     "peft-best": _tuned("1 row at a time, accumulated", 1),
@@ -107,6 +113,10 @@ CONFIGURATIONS = {
     "peft-qlora": _tuned("over bitsandbytes' NF4, 1 row at a time, accumulated", 1, base_bits=4),
     "adapters-default": _newcomers("adapters"),
     "adapters-best": _tuned("1 row at a time, accumulated", 1, module="adapters"),
+    "trl": _tuned("1 row at a time, accumulated", 1, module="trl"),
+    "trl-packed": replace(_tuned("the rows of a step as one stream without padding", 8, module="trl"), pads=False),
+    "litgpt": _tuned("1 row at a time, accumulated", 1, module="litgpt"),
+    "llamafactory": _tuned("1 row at a time, accumulated", 1, module="llamafactory"),
     "tunesmith": Configuration(about="tunesmith, settings left to itself", module="tunesmith", wish="auto", pads=False),
     "tunesmith-qlora": Configuration(
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False

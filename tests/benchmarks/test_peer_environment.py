@@ -3,6 +3,7 @@ import pytest
 from benchmarks import peer_environment
 
 PEERS = sorted(peer_environment.ENVIRONMENTS.glob("*.txt"))
+ALONE = sorted(peer_environment.ENVIRONMENTS.glob("alone/*.txt"))
 
 
 @pytest.mark.parametrize("requirements", PEERS, ids=lambda path: path.stem)
@@ -23,7 +24,7 @@ def test_an_unpinned_torch_is_refused(tmp_path):
         peer_environment.exact("torch", path)
 
 
-@pytest.mark.parametrize("requirements", PEERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("requirements", [*PEERS, *ALONE], ids=lambda path: path.stem)
 def test_every_requirement_is_pinned(requirements):
     lines = requirements.read_text().splitlines()
     assert all("==" in line for line in lines if line and not line.startswith("#"))

@@ -77,7 +77,7 @@ def test_what_peft_saves_is_loaded(case, changes, tmp_path):
     theirs = saved_by_peft(case, tmp_path, **changes).double()
     model, _ = loaded(case, tmp_path)
     (logits, loss), (expected, expected_loss) = answer(model.double(), case), answer(theirs, case)
-    torch.testing.assert_close(logits, expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
     loss.backward()
     expected_loss.backward()
     [rows] = {id(p): p for n, p in model.named_parameters() if n.endswith(".rows")}.values()
@@ -95,7 +95,7 @@ def test_peft_loads_what_is_saved_again(case, tmp_path):
     assert same == method
     assert torch.equal(answer(again, case)[0], answer(model, case)[0])
     theirs = peft.PeftModel.from_pretrained(base_model(case), tmp_path / "ours").eval()
-    torch.testing.assert_close(answer(model.double(), case)[0], answer(theirs.double(), case)[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(answer(model.double(), case)[0], answer(theirs.double(), case)[0], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -117,10 +117,10 @@ def test_rows_of_output_embeddings_of_their_own(tmp_path):
     case = CASES[0]
     theirs = saved_by_peft(case, tmp_path, trainable_token_indices={"embed_tokens": TOKENS, "lm_head": [7]})
     model, method = loaded(case, tmp_path)
-    torch.testing.assert_close(answer(model.double(), case)[0], answer(theirs.double(), case)[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(answer(model.double(), case)[0], answer(theirs.double(), case)[0], rtol=1e-10, atol=1e-10)
     adapter.save(model, method, tmp_path / "ours", base_model="b")
     again = peft.PeftModel.from_pretrained(base_model(case), tmp_path / "ours").eval()
-    torch.testing.assert_close(answer(again.double(), case)[0], answer(theirs, case)[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(answer(again.double(), case)[0], answer(theirs, case)[0], rtol=1e-10, atol=1e-10)
 
 
 def test_only_what_peft_has_is_written_in_its_format(tmp_path):
@@ -181,6 +181,6 @@ def test_embeddings_that_were_made_larger(how, tied, tmp_path):
     model = base_model(case)
     model.resize_token_embeddings(275, mean_resizing=False)
     peft_format.load(model, tmp_path)
-    torch.testing.assert_close(answer(model.double(), case)[0], answer(theirs.double(), case)[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(answer(model.double(), case)[0], answer(theirs.double(), case)[0], rtol=1e-10, atol=1e-10)
     assert model.lm_head.weight.requires_grad
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied

@@ -22,6 +22,7 @@ class Parrot:
         if messages[-1].content == "stop":
             raise KeyboardInterrupt
         yield messages[-1].content
+        return messages[-1].content != "talk"
 
     def predict(self, texts, settings):
         return [f"label of {text}" for text in texts]
@@ -70,8 +71,19 @@ def test_numbers_out_of_range(tunesmith_run, parrot, chat_run, flag, value, mess
 
 def test_json(tunesmith_run, parrot, chat_run):
     outcome = tunesmith_run("chat", "first", "--prompt", "hello", "--json", "--system", "be kind")
-    assert json.loads(outcome.out) == {"run": "runs/first", "prompt": "hello", "answer": "2 hello"}
+    assert json.loads(outcome.out) == {"run": "runs/first", "prompt": "hello", "answer": "2 hello", "cut_off": False}
     assert parrot.asked[0][0][0] == Message("system", "be kind")
+
+
+def test_an_answer_that_ran_into_the_limit_says_so(tunesmith_run, parrot, chat_run, monkeypatch):
+    outcome = tunesmith_run("chat", "first", "--prompt", "talk", "--max-new-tokens", "7")
+    assert outcome.out == "1 talk\n"
+    assert "The answer was cut off: it reached --max-new-tokens 7" in outcome.err
+    assert "--max-new-tokens 14 leaves it more room" in outcome.err
+    assert "cut off" not in tunesmith_run("chat", "first", "--prompt", "hello").err
+    assert json.loads(tunesmith_run("chat", "first", "--prompt", "talk", "--json").out)["cut_off"] is True
+    monkeypatch.setattr("sys.stdin", io.StringIO("talk\nstop\nhello\n"))
+    assert tunesmith_run("chat", "first").err.count("cut off") == 1
 
 
 def test_a_classifier_answers_with_the_label(tunesmith_run, parrot):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,36 @@ def test_a_run_that_was_killed(tunesmith_run, saved_run, tmp_path):
     assert json.loads(tunesmith_run("runs", "--json").out)["runs"][0]["status"] == "killed"
     shown = " ".join(tunesmith_run("runs").out.split())
     assert "runs/first killed" in shown
-    assert "go on with: tunesmith resume runs/first" in shown
+    assert "Go on with: tunesmith resume runs/first" in shown
     assert "The run was killed; everything up to its last checkpoint is saved" in " ".join(
         tunesmith_run("show", "first").out.split()
     )
     assert json.loads((folder / "run.json").read_text())["status"] == "running", "looking changes nothing"
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_a_run_that_stopped_before_training(tunesmith_run, saved_run, tmp_path, status):
+    saved_run.status, saved_run.stages = status, []
+    saved_run.model = replace(saved_run.model, num_trainable=0)
+    saved_run.save(tmp_path / "runs" / "first")
+    shown = " ".join(tunesmith_run("show", "first").out.split())
+    assert "before training started; `tunesmith resume` starts it." in shown
+    assert "trained nothing: not started" in shown
+    assert "0.00 %" not in shown
+    assert "checkpoint" not in shown
+
+
+def test_the_command_to_go_on_can_be_copied_from_a_narrow_terminal(tunesmith_run, saved_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = tmp_path / "runs" / ("a-rather-long-name-of-a-data-set-" * 3 + "1")
+    folder.mkdir()
+    saved_run.status = "interrupted"
+    saved_run.save(folder)
+    command = f"tunesmith resume runs/{folder.name}"
+    assert command in [line.strip() for line in tunesmith_run("runs").out.splitlines()]
+    rows = {row["run"]: row for row in json.loads(tunesmith_run("runs", "--json").out)["runs"]}
+    assert rows[f"runs/{folder.name}"]["resume"] == command
+    assert "resume" not in rows["runs/first"]
 
 
 @pytest.mark.parametrize("name", ["first", "runs/first", "runs/first/"])

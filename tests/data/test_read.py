@@ -90,6 +90,22 @@ def test_text_folder_is_one_document_per_file(tmp_path):
     assert raw.say_rows([2]) == "row 1 of a.txt"
 
 
+def test_an_empty_text_of_several_is_left_out_and_named(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name, content in {"a.txt": "", "b.txt": "two", "c.txt": "three", "d.txt": b"", "e.txt": ""}.items():
+        write(texts / name, content)
+    write(texts / "f.txt.gz", gzip.compress(b"", mtime=0))
+    raw = read([str(texts)])
+    assert raw.values["text"] == ["two", "three"]
+    assert raw.notes == ["left out 4 empty files: a.txt, d.txt, e.txt ..."]
+    assert raw.say_rows([2]) == "row 1 of c.txt"
+    for name in ("b.txt", "c.txt"):
+        write(texts / name, "")
+    assert "All 6 texts of texts are empty" in failure(str(texts))
+    assert failure(str(texts / "a.txt")).endswith("a.txt is empty.")
+
+
 def test_one_text_is_cut_between_paragraphs_and_nothing_is_lost(tmp_path):
     text = "".join(f"Paragraph {i}. {'word ' * 60}\n\n" for i in range(50))
     raw = read([write(tmp_path / "book.txt", text)])

@@ -61,7 +61,19 @@ def test_answers_end_before_any_stop_id(settings):
     assert expected[2] == Answer([], stopped=True)
     assert any(not answer.stopped for answer in expected) or any(0 < len(answer.ids) < 10 for answer in expected)
     assert generate(model, ROWS, stopping) == expected
-    assert list(stream(model, ROWS[0], stopping)) == expected[0].ids
+    ids: list[int] = []
+    assert _drained(stream(model, ROWS[0], stopping), ids) == expected[0].stopped
+    assert ids == expected[0].ids
+    assert not _drained(stream(model, ROWS[0], settings), []), "nothing ends it but the limit"
+
+
+def _drained(tokens, into: list[int]) -> bool:
+    """What a stream returns at its end."""
+    while True:
+        try:
+            into.append(next(tokens))
+        except StopIteration as end:
+            return end.value
 
 
 def test_the_model_is_left_as_it_was_and_its_own_defaults_do_not_count():

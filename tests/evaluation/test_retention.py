@@ -45,6 +45,13 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
 
 
+def test_a_record_may_be_read_by_whoever_may_read_other_files(tmp_path):
+    record, other = tmp_path / "base.safetensors", tmp_path / "other"
+    save_record(record, {"a": np.zeros(2)})
+    other.touch()
+    assert record.stat().st_mode == other.stat().st_mode
+
+
 def test_a_record_that_cannot_be_used_is_refused(tmp_path):
     path = tmp_path / "base.safetensors"
     with pytest.raises(RunError, match="is missing"):

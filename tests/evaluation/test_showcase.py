@@ -46,3 +46,10 @@ def test_the_blind_choice_needs_no_result():
     assert rows == choose_blindly(500, 6) == sorted(set(rows))
     assert rows != choose_blindly(500, 6, seed=1)
     assert choose_blindly(3, 6) == [0, 1, 2]
+
+
+def test_rows_of_different_documents_come_first():
+    owners = np.repeat([7, 8, 9], [50, 3, 2])
+    found = before_after(np.zeros(55), np.ones(55), owners=owners, num_rows=3)
+    assert sorted(owners[found.rows]) == [7, 8, 9]
+    assert len(before_after(np.zeros(55), np.ones(55), owners=owners, num_rows=9).rows) == 9

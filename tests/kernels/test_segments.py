@@ -62,19 +62,3 @@ def test_masks_are_made_once_for_each_question(segments: Segments):
     other = segments.mask(3, causal=True, window=None, dtype=torch.float64)
     assert other is not None
     assert other.dtype == torch.float64
-
-
-def test_short_neighbours_are_joined_up_to_a_number_of_tokens():
-    segments = Segments([5, 1, 9, 20, 4], num_shared=2, in_stream=True)
-    joined = segments.joined_parts(15)
-    assert [part.lengths for part in joined] == [(2,), (5, 1, 9), (20,), (4,)]
-    assert [(part.queries.start, part.queries.stop) for part in joined] == [(0, 2), (2, 17), (17, 37), (37, 41)]
-    assert segments.joined_parts(15) is joined
-
-
-def test_joined_segments_see_themselves_and_what_is_shared():
-    segments = Segments([2, 1], num_shared=1)
-    (part,) = segments.joined_parts(8)
-    mask = segments.joint_mask(part, causal=True, window=None, dtype=torch.float32)
-    assert _seen(mask) == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]
-    assert segments.joint_mask(part, causal=True, window=None, dtype=torch.float32) is mask

@@ -75,6 +75,17 @@ def test_numbers_of_the_run_are_shown(classification_result: RunResult, run_fold
     assert "cd" * 32 in page
 
 
+def test_what_was_not_predicted_has_no_column(classification_result: RunResult):
+    assert classification_result.cost is not None
+    cost = replace(classification_result.cost, predicted_seconds=None)
+    page = render_report(replace(classification_result, cost=cost), Curves(), Path("x"))
+    assert "prediction was" in page, "memory was predicted"
+    assert "not predicted" not in page
+    page = render_report(replace(classification_result, cost=replace(cost, predicted_memory_bytes=None)), Curves(), Path("x"))
+    assert "Memory and time" in page
+    assert "predict" not in page
+
+
 def test_labels_keep_together_and_say_their_column_on_a_narrow_screen(classification_result: RunResult):
     page = render_report(classification_result, Curves(), Path("x"))
     for column in ("expected", "before", "after"):

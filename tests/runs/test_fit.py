@@ -145,3 +145,12 @@ def test_the_same_seed_gives_the_same_weights(no_figures, finished, bench, tmp_p
     weights = [(run.folder / "adapter" / "adapter_model.safetensors").read_bytes() for run in (first, second, other)]
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
+
+
+def test_a_long_text_is_shown_by_the_windows_that_were_measured(finished, bench):
+    """Not by its beginning again and again, beside the perplexities of its other windows."""
+    shown = [example.prompt for example in finished("documents").result.examples]
+    assert len(shown) > 1
+    assert len(set(shown)) == len(shown)
+    texts = [" ".join(path.read_text().split()) for path in bench.documents.iterdir()]
+    assert all(any(prompt.strip()[:60] in text for text in texts) for prompt in shown)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import run_data
+from tunesmith.data.examples import Message
 from tunesmith.errors import InputError, RunError
+from tunesmith.evaluation.generate import Generation
+from tunesmith.evaluation.sampling import Sampling
 from tunesmith.runs import predict
+from tunesmith.runs.answers import CUT_MARK
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -39,6 +44,24 @@ def test_predictions_are_those_of_the_saved_model(finished):
     with torch.no_grad():
         ids = [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in texts]
     assert run.predict(texts) == [model.config.id2label[index] for index in ids]
+
+
+def test_a_chat_returns_whether_the_model_ended_its_answer(finished):
+    predictor, ended, expected = predict.load(finished("chats").folder), [], []
+    for seed in range(6):
+        settings = Generation(max_new_tokens=1, sampling=Sampling(temperature=2.0, seed=seed))
+        ended.append(_returned(predictor.chat([Message("user", "red green")], settings)))
+        expected.append(not predictor.predict(["red green"], settings)[0].endswith(CUT_MARK))
+    assert ended == expected
+    assert set(ended) == {True, False}
+
+
+def _returned(pieces: Generator[str, None, bool]) -> bool:
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
 
 
 def test_pairs(finished):

@@ -11,15 +11,14 @@ import tyro
 
 from tunesmith.command import Command
 from tunesmith.commands import _folder, _output
+from tunesmith.commands._conversation import Conversation
 from tunesmith.commands._flags import OptionalText
 from tunesmith.commands._view import View
 from tunesmith.errors import InputError
 from tunesmith.reports.result import RunResult
 
 if TYPE_CHECKING:
-    from tunesmith.data.examples import Message
     from tunesmith.evaluation.generate import Generation
-    from tunesmith.runs.predict import Predictor
 
 _LEAVE = ("/exit", "/quit")
 _FORGET = "/new"
@@ -64,8 +63,10 @@ class Chat(Command):
         conversation = self._conversation(folder, self._generation())
         if self.prompt is not None:
             answer = conversation.answer(self.prompt, shown=not self.json)
+            self._say_if_cut(conversation)
             if self.json:
-                _output.emit_json({"run": str(folder), "prompt": self.prompt, "answer": answer})
+                facts = {"run": str(folder), "prompt": self.prompt, "answer": answer, "cut_off": conversation.was_cut}
+                _output.emit_json(facts)
             return 0
         return self._talk(conversation)
 
@@ -105,41 +106,12 @@ class Chat(Command):
                 conversation.start()
             elif line:
                 conversation.answer(line, shown=True)
+                self._say_if_cut(conversation)
 
-
-class Conversation:
-    """Messages so far, and the model that answers the next one."""
-
-    def __init__(self, predictor: Predictor, task: str, system: str | None, settings: Generation) -> None:
-        self._predictor, self._task, self._system, self._settings = predictor, task, system, settings
-        self._messages: list[Message] = []
-        self.start()
-
-    def start(self) -> None:
-        """Forget what was said."""
-        from tunesmith.data.examples import Message
-
-        self._messages = [Message("system", self._system)] if self._system else []
-
-    def answer(self, prompt: str, *, shown: bool) -> str:
-        """The answer to the next message, streamed to stdout if `shown`; Ctrl-C ends it early."""
-        if self._task != "chat":
-            answer = str(self._predictor.predict([prompt], self._settings)[0])
-            if shown:
-                _output.say(answer)
-            return answer
-        from tunesmith.data.examples import Message
-
-        self._messages.append(Message("user", prompt))
-        pieces: list[str] = []
-        try:
-            for piece in self._predictor.chat(self._messages, self._settings):
-                pieces.append(piece)
-                if shown:
-                    _output.stream(piece)
-        except KeyboardInterrupt:
-            pieces.append(" [stopped]")
-        if shown:
-            _output.say("")
-        self._messages.append(Message("assistant", "".join(pieces)))
-        return "".join(pieces)
+    def _say_if_cut(self, conversation: Conversation) -> None:
+        """Tell an answer that ran into the limit from one that ended, and how to raise the limit."""
+        if conversation.was_cut:
+            View(quiet=self.quiet).say(
+                f"The answer was cut off: it reached --max-new-tokens {self.max_new_tokens}, or the most that the model takes. "
+                f"--max-new-tokens {2 * self.max_new_tokens} leaves it more room."
+            )

@@ -42,11 +42,13 @@ class Runs(Command):
             _output.say(f"No runs in {self.parent} yet. `tunesmith fit --help` shows how to make one.")
         else:
             _output.show(_table(rows))
+            _say_how_to_go_on([row["resume"] for row in rows if "resume" in row])
         return 0
 
 
 def _row(folder: Path) -> dict[str, str]:
     """What the list says of one run; a damaged one says so instead of hiding the others."""
+    from tunesmith.reports.usage import next_commands
     from tunesmith.reports.verdict import judge
     from tunesmith.reports.wording import format_measure, metric_wording
 
@@ -55,14 +57,23 @@ def _row(folder: Path) -> dict[str, str]:
     except RunError as error:
         return {"run": str(folder), "status": "damaged", "error": str(error)}
     verdict = judge(result)
-    shown = f"go on with: tunesmith resume {folder}" if result.status in _TO_RESUME else ""
+    shown = ""
     if verdict.metric and verdict.tuned:
         shown = (
             f"{metric_wording(verdict.metric).title} {format_measure(verdict.metric, verdict.tuned.metrics[verdict.metric])}"
         )
     method = str(result.method.get("name", ""))
     facts = {"run": str(folder), "status": result.status, "created": result.created, "task": result.task}
-    return {**facts, "model": result.model.name, "data": result.data.name, "method": method, "result": shown}
+    row = {**facts, "model": result.model.name, "data": result.data.name, "method": method, "result": shown}
+    return row | ({"resume": next_commands(result, folder)[0].line} if result.status in _TO_RESUME else {})
+
+
+def _say_how_to_go_on(commands: list[str]) -> None:
+    """Commands to copy, below the table, whose cells would break them."""
+    if commands:
+        _output.say("\nGo on with:")
+    for command in commands:
+        _output.say(f"  {command}")
 
 
 def _table(rows: list[dict[str, str]]) -> Table:

@@ -54,6 +54,10 @@ _TRAIN = re.compile(r"(^|[-_.])train(ing)?([-_.\d]|$)", re.IGNORECASE)
 _ABOUT = re.compile(r"(readme|license|licence|notice|changelog|copying|citation)", re.IGNORECASE)
 
 
+class EmptyFile(DataError):
+    """A data file has no byte in it."""
+
+
 def find_files(paths: Sequence[str]) -> list[Path]:
     """The data files that `paths` name, folders searched; all of one type.
 
@@ -93,7 +97,8 @@ def open_file(file: Path) -> BinaryIO:
     """The file's bytes, unpacked if they are gzipped (whatever the name says), with limits on what comes out.
 
     Raises:
-        DataError: If it is empty, binary, UTF-16, damaged or may not be read.
+        EmptyFile: If it is empty.
+        DataError: If it is binary, UTF-16, damaged or may not be read.
     """
     try:
         raw = file.open("rb")
@@ -196,7 +201,7 @@ def _refuse_other_than_text(opened: BinaryIO, file: Path) -> None:
     """Look at the first bytes without moving on."""
     head = opened.peek(2**16)[: 2**16]  # type: ignore[attr-defined]
     if not head:
-        raise DataError(f"{file} is empty.")
+        raise EmptyFile(f"{file} is empty.")
     if kind_of(file) == "parquet":
         return
     if head.startswith(_UTF16):

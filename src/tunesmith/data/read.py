@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tunesmith.data.files import find_files, fingerprint, kind_of, open_file
+from tunesmith.data.files import EmptyFile, find_files, fingerprint, kind_of, open_file
 from tunesmith.data.formats import PIECE_CHARACTERS, READERS
 from tunesmith.data.hub import is_id, read_hub
 from tunesmith.data.raw import RawTable, TableBuilder
@@ -39,20 +39,35 @@ def read(paths: Sequence[str], *, max_rows: int | None = None) -> RawTable:
 def _read_files(paths: Sequence[str]) -> RawTable:
     """All rows of the files."""
     files = find_files(paths)
-    builder = TableBuilder()
+    builder, empty = TableBuilder(), []
     for file, name in zip(files, short_names(files), strict=True):
-        builder.begin_file(name)
-        _read_file(file, builder)
+        try:
+            _read_file(file, name, builder)
+        except EmptyFile:
+            if kind_of(file) != "txt" or len(files) == 1:
+                raise
+            empty.append(name)
+    if len(empty) == len(files):
+        raise DataError(f"All {len(files):,} texts of {name_of(paths)} are empty.")
     table = builder.build()
+    if empty:
+        table.notes.append(_left_out(empty))
     table.kind = kind_of(files[0])
     table.fingerprint = fingerprint(files)
     table.name = name_of(paths)
     return table
 
 
-def _read_file(file: Path, builder: TableBuilder) -> None:
+def _left_out(empty: Sequence[str]) -> str:
+    """Which texts are left out, the first few by name."""
+    names = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
+    return f"left out {len(empty):,} empty {'file' if len(empty) == 1 else 'files'}: {names}"
+
+
+def _read_file(file: Path, name: str, builder: TableBuilder) -> None:
     kind = kind_of(file)
     with open_file(file) as opened:
+        builder.begin_file(name)
         if kind == "parquet":
             from tunesmith.data.parquet import read_parquet
 

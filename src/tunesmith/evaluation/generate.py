@@ -7,7 +7,7 @@ the first real token, so that a row's answer does not depend on its neighbours.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -95,8 +95,10 @@ def generate(
     return [answers[number] for number in range(len(rows))]
 
 
-def stream(model: PreTrainedModel, row: TokenIds, settings: Generation) -> Iterator[int]:
+def stream(model: PreTrainedModel, row: TokenIds, settings: Generation) -> Generator[int, None, bool]:
     """The new token ids of one row, each as soon as it is known; the one that ends the answer is not given.
+
+    Returns, at its end, whether the model ended the answer itself, rather than being cut off.
 
     Raises:
         DataError: If the row is empty or leaves no room for an answer.
@@ -170,7 +172,7 @@ class _Chooser(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
-def _stream(model: PreTrainedModel, ids: Tensor, budget: int, settings: Generation) -> Iterator[int]:
+def _stream(model: PreTrainedModel, ids: Tensor, budget: int, settings: Generation) -> Generator[int, None, bool]:
     """Prefill with the prompt (1, tokens), then one token a step through the cache."""
     takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
     extra = {"logits_to_keep": 1} if takes_logits_to_keep else {}
@@ -183,8 +185,9 @@ def _stream(model: PreTrainedModel, ids: Tensor, budget: int, settings: Generati
                 ids = choose(output.logits[:, -1], [0], step, settings.sampling)[:, None]
             token, cache = int(ids), output.past_key_values
             if token in settings.stop_ids:
-                return
+                return True
             yield token
+    return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from tunesmith.errors import RunError
@@ -63,8 +63,10 @@ def general_rows(encode: Callable[[str], Sequence[int]], *, max_tokens: int = MA
 def save_record(path: Path, record: Record) -> None:
     """Keep what a gauge measured on the base model in a safetensors file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: np.ascontiguousarray(array) for name, array in record.items()}, temporary, metadata={"format": _FORMAT})
-    with temporary.open("rb") as file:
+    content = save({name: np.ascontiguousarray(array) for name, array in record.items()}, {"format": _FORMAT})
+    with temporary.open("wb") as file:  # by ourselves: safetensors lets nobody but the owner read the file
+        file.write(content)
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 

@@ -32,18 +32,29 @@ def choose_blindly(num_held_out: int, num_rows: int = 6, *, seed: int = 0) -> li
     return sorted(Generator(Philox(seed)).permutation(num_held_out)[:num_rows].tolist())
 
 
-def before_after(before: ArrayLike, after: ArrayLike, *, num_rows: int = 6, tolerance: float = 0.0, seed: int = 0) -> Selection:
+def before_after(
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    owners: ArrayLike | None = None,
+    num_rows: int = 6,
+    tolerance: float = 0.0,
+    seed: int = 0,
+) -> Selection:
     """An honest sample of held-out rows that got better, got worse, or stayed.
 
     Args:
         before: How well the base model did on each row (rows,): 1 for right and 0 for wrong, or minus the loss.
         after: The same for the tuned model (rows,).
+        owners: Which document each row is of (rows,); rows of different ones are preferred. None if each is its own.
         num_rows: How many rows to show.
         tolerance: Scores that differ by no more than this count as unchanged.
         seed: Of the drawing within each group.
     """
     change = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     order = Generator(Philox(seed)).permutation(len(change))
+    if owners is not None:
+        order = _owners_in_turn(order, np.asarray(owners))
     masks = (change > tolerance, change < -tolerance, np.abs(change) <= tolerance)
     groups = [order[mask[order]] for mask in masks]
     seats = _seats([len(group) for group in groups], num_rows)
@@ -53,6 +64,16 @@ def before_after(before: ArrayLike, after: ArrayLike, *, num_rows: int = 6, tole
     # Better and worse first, each in the order of the data.
     rows = sorted(chosen, key=lambda row: (_CHANGES.index(chosen[row]), row))
     return Selection(rows, [chosen[row] for row in rows], _description(groups, len(rows)))
+
+
+def _owners_in_turn(order: NDArray[np.int64], owners: NDArray[np.generic]) -> NDArray[np.int64]:
+    """The same rows, first one of each owner, then a second one of each, and so on."""
+    turns: list[int] = []
+    seen: dict[object, int] = {}
+    for owner in owners[order].tolist():
+        turns.append(seen.get(owner, 0))
+        seen[owner] = turns[-1] + 1
+    return order[np.argsort(turns, kind="stable")]
 
 
 def _seats(sizes: list[int], num_rows: int) -> list[int]:

@@ -5,10 +5,9 @@ For each segment      out = softmax(cap(s q kT) + mask) v      q: (tokens, heads
 Tokens that all segments see first (`Segments.num_shared`) have their keys and values once, at the head of k and v.
 
 One autograd node serves the whole stream. Segments are cut into blocks of queries; a block takes batched products over the
-heads, straight on the stream's memory, with those keys only that its queries may see. Short neighbours share a block, each
-hidden from the other by a mask: a few larger products take less time than many small ones. A part of one block keeps its
-probabilities, others make them again in the backward pass. The longest segments take torch's flash attention. All this is for
-a processor; a GPU has a kernel for the whole stream (`varlen`).
+heads, straight on the stream's memory, with those keys only that its queries may see. A segment of one block keeps its
+probabilities, others make them again in the backward pass. The longest take torch's flash attention. All this is for a
+processor; a GPU has a kernel for the whole stream (`varlen`).
 """
 
 import itertools
@@ -73,7 +72,7 @@ class _Seen:
         self.all, self.num_shared = t, segments.num_shared
         if self.num_shared:
             # The shared ones are copied once; a segment copies its own behind them.
-            self.buffer = t.new_empty(self.num_shared + max(BLOCK, *segments.lengths), *t.shape[1:])
+            self.buffer = t.new_empty(self.num_shared + max(segments.lengths), *t.shape[1:])
             self.buffer[: self.num_shared] = t[: self.num_shared]
 
     def by(self, part: Part) -> Tensor:
@@ -105,7 +104,7 @@ class _SegmentAttention(torch.autograd.Function):
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
         keys, values = _Seen(k, segments), _Seen(v, segments)
-        for part in segments.joined_parts(BLOCK):
+        for part in segments.parts():
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
             if _takes_flash(inputs, rule):
                 num_shared = segments.num_shared if part.sees_shared else 0
@@ -124,7 +123,7 @@ class _SegmentAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         keys, values = _Seen(k, segments), _Seen(v, segments)
         key_gradients, value_gradients = _Gradients(dk, segments), _Gradients(dv, segments)
-        for part in segments.joined_parts(BLOCK):
+        for part in segments.parts():
             rows = part.queries
             inputs = (q[rows], keys.by(part), values.by(part))
             outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
@@ -145,7 +144,7 @@ class _Gradients:
     def __init__(self, total: Tensor, segments: Segments) -> None:
         self.total, self.num_shared = total, segments.num_shared
         if self.num_shared:
-            self.buffer = total.new_empty(self.num_shared + max(BLOCK, *segments.lengths), *total.shape[1:])
+            self.buffer = total.new_empty(self.num_shared + max(segments.lengths), *total.shape[1:])
             if not segments.in_stream:
                 total[: self.num_shared].zero_()
 
@@ -174,11 +173,8 @@ def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
 
 
 def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Rule) -> list[_Block]:
-    """The queries of a part in blocks of like size; one block, if it is several short segments."""
+    """The queries of a segment in blocks of like size."""
     length, seen, dtype = len(inputs[0]), len(inputs[1]), inputs[0].dtype
-    if len(part.lengths) > 1:
-        mask = segments.joint_mask(part, causal=rule.causal, window=rule.window, dtype=dtype)
-        return [_Block(slice(0, length), slice(0, seen), mask)]
     count = -(-length // BLOCK)
     ends = [length * number // count for number in range(count + 1)]
     rows = [slice(start, end) for start, end in itertools.pairwise(ends)]

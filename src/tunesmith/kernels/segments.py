@@ -21,8 +21,6 @@ class Part:
     """The place of their own keys among all keys."""
     sees_shared: bool
     """Whether they look at the shared keys too."""
-    lengths: tuple[int, ...]
-    """Of its segments; each sees itself only."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class Segments:
         self.num_shared = num_shared
         self.in_stream = in_stream
         self._masks: dict[tuple[int, bool, int | None, torch.dtype, bool], Tensor | None] = {}
-        self._joint_masks: dict[tuple[tuple[int, ...], bool, int | None, torch.dtype, bool], Tensor] = {}
         self._sharing: dict[tuple[int, bool], Segments] = {}
-        self._joined: dict[int, list[Part]] = {}
 
     def __iter__(self) -> Iterator[slice]:
         """The place of each segment in the stream."""
@@ -86,17 +82,10 @@ class Segments:
         shared = self.num_shared
         ahead = shared if self.in_stream else 0
         if ahead:
-            yield Part(slice(0, ahead), slice(0, ahead), sees_shared=False, lengths=(ahead,))
+            yield Part(slice(0, ahead), slice(0, ahead), sees_shared=False)
         for place in self:
             own = slice(place.start + shared, place.stop + shared)
-            length = place.stop - place.start
-            yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0, lengths=(length,))
-
-    def joined_parts(self, most: int) -> list[Part]:
-        """The same, with neighbours joined that have at most so many tokens together; made once, every layer asks for them."""
-        if most not in self._joined:
-            self._joined[most] = _joined(self.parts(), most)
-        return self._joined[most]
+            yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
 
     def there(self, tensor: Tensor) -> Tensor:
         """A tensor of this process where the stream is, without waiting for what is computed there."""
@@ -138,22 +127,6 @@ class Segments:
             self._masks[key] = self._made(key)
         return self._masks[key]
 
-    def joint_mask(self, part: Part, *, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor:
-        """The masks of a part's segments in one, `(tokens, keys)`: none of them sees another."""
-        key = (part.lengths, causal, window, dtype, part.sees_shared)
-        if key not in self._joint_masks:
-            num_shared, total = self.num_shared if part.sees_shared else 0, sum(part.lengths)
-            joint = torch.full((total, num_shared + total), -torch.inf, dtype=dtype, device=self.device)
-            start = 0
-            for length in part.lengths:
-                own = self.mask(length, causal=causal, window=window, dtype=dtype, shared=part.sees_shared)
-                rows = joint[start : start + length]
-                rows[:, :num_shared] = 0 if own is None else own[:, :num_shared]
-                rows[:, num_shared + start :][:, :length] = 0 if own is None else own[:, num_shared:]
-                start += length
-            self._joint_masks[key] = joint
-        return self._joint_masks[key]
-
     def _made(self, key: tuple[int, bool, int | None, torch.dtype, bool]) -> Tensor | None:
         length, causal, window, dtype, shared = key
         before = self.num_shared if shared and self.in_stream else 0
@@ -162,19 +135,6 @@ class Segments:
         mask = _mask(before + length, causal, window, dtype, self.device)[before:]
         always = self.num_shared if shared and not self.in_stream else 0
         return torch.nn.functional.pad(mask, (always, 0)) if always else mask
-
-
-def _joined(parts: Iterator[Part], most: int) -> list[Part]:
-    joined: list[Part] = []
-    for part in parts:
-        before = joined[-1] if joined else None
-        if before and before.sees_shared == part.sees_shared and sum(before.lengths) + sum(part.lengths) <= most:
-            queries = slice(before.queries.start, part.queries.stop)
-            keys = slice(before.keys.start, part.keys.stop)
-            joined[-1] = Part(queries, keys, part.sees_shared, before.lengths + part.lengths)
-        else:
-            joined.append(part)
-    return joined
 
 
 def _layout(segments: Segments) -> Layout:

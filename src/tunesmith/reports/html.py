@@ -97,7 +97,8 @@ def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
         yield title, wording.format_value(verdict.metric, measure.value), f"95 %: {interval}" if interval else "no interval"
     model, cost = result.model, result.cost
     share = format_percent(model.num_trainable / max(1, model.num_parameters), 2)
-    yield "trained parameters", share, f"{format_count(model.num_trainable)} of {format_count(model.num_parameters)}"
+    if result.was_started:
+        yield "trained parameters", share, f"{format_count(model.num_trainable)} of {format_count(model.num_parameters)}"
     if cost:
         yield "training time", format_seconds(cost.train_seconds), f"{format_seconds(cost.total_seconds)} in all"
         yield "speed", f"{format_count(cost.real_tokens_per_second)}/s", "real tokens, no padding counted"
@@ -125,7 +126,7 @@ def _costs(cost: Cost) -> Iterator[tuple[str, str, str, str]]:
     )
     for name, predicted, measured, write in pairs:
         if predicted is None:
-            yield name, "not predicted", write(measured), ""
+            yield name, "", write(measured), ""
         else:
             yield name, write(predicted), write(measured), wording.off_by(predicted, measured)
 

@@ -185,6 +185,11 @@ class RunResult:
     """Everything the user was warned of on the way."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def was_started(self) -> bool:
+        """Whether training was reached: before it, nothing is trainable."""
+        return self.model.num_trainable > 0
+
     def save(self, folder: Path) -> None:
         """Write `run.json` into `folder`, whole or not at all."""
         temporary = folder / f".{FILE_NAME}.tmp"

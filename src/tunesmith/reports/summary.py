@@ -130,7 +130,8 @@ def _measured(name: str, measure: Measure, narrow: bool) -> str:
 def _costs(result: RunResult) -> Table:
     """Trained share, memory, time and speed, measured beside predicted."""
     table = _facts()
-    table.add_row(_cell("trained"), _cell(f"{wording.trainable_share(result.model)} parameters"))
+    trained = f"{wording.trainable_share(result.model)} parameters" if result.was_started else "nothing: not started"
+    table.add_row(_cell("trained"), _cell(trained))
     cost, progress = result.cost, result.progress
     if cost:
         memory, seconds = cost.predicted_memory_bytes, cost.predicted_seconds

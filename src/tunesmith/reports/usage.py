@@ -39,7 +39,8 @@ def next_commands(result: RunResult, folder: Path) -> list[NextCommand]:
     """What to do next with a run, the most likely first."""
     run = shell_word(str(folder))
     if result.status != "finished":
-        resume = NextCommand(f"tunesmith resume {run}", "go on from the last checkpoint")
+        purpose = "go on from the last checkpoint" if result.was_started else "start training"
+        resume = NextCommand(f"tunesmith resume {run}", purpose)
         return [resume, NextCommand(f"tunesmith show {run}", "see how far it came")]
     commands = [NextCommand(f"tunesmith evaluate {run} DATA", "measure it on other data")]
     if result.task != "classification":

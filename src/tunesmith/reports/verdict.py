@@ -59,6 +59,8 @@ def _unfinished(result: RunResult) -> str:
     """What to say of a run that did not come to its end."""
     if result.status == "failed":
         return f"The run failed: {result.error or 'no reason was recorded'}"
+    if not result.was_started:
+        return f"The run was {result.status} before training started; `tunesmith resume` starts it."
     saved = "everything up to its last checkpoint is saved and `tunesmith resume` goes on from there"
     return f"The run was {result.status}; {saved}."
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -11,6 +11,9 @@ from tunesmith.data.examples import Chat, Example, Message
 from tunesmith.data.prompts import Prompter
 from tunesmith.evaluation.generate import Answer, Generation, Progress, TokenIds, generate, stream, text_pieces
 from tunesmith.model import anatomy, virtual_tokens
+
+CUT_MARK = " …"
+"""Ends an answer that the model did not end itself."""
 
 
 def write(
@@ -38,12 +41,24 @@ def translate(
 
 def reply(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], settings: Generation
-) -> Iterator[str]:
-    """The answer to a conversation in pieces, as they are written."""
+) -> Generator[str, None, bool]:
+    """The answer to a conversation in pieces, as they are written; returns, at its end, whether the model ended it itself."""
     with Prompter(tokenizer) as prompter:
         prompt, stop_ids = prompter.prompt_ids(messages), prompter.stop_ids()
     ids = stream(model, prompt, _fitted(settings, model, stop_ids))
-    return text_pieces(ids, lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)))
+    return _as_pieces(ids, tokenizer)
+
+
+def _as_pieces(ids: Generator[int, None, bool], tokenizer: PreTrainedTokenizerBase) -> Generator[str, None, bool]:
+    """The text of a stream of token ids, with what the stream returns."""
+    stopped = False
+
+    def noted() -> Iterator[int]:
+        nonlocal stopped
+        stopped = yield from ids
+
+    yield from text_pieces(noted(), lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)))
+    return stopped
 
 
 def go_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Generation) -> list[str]:
@@ -79,4 +94,4 @@ def _room(model: PreTrainedModel) -> int | None:
 
 def _as_text(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str:
     text = str(tokenizer.decode(answer.ids, skip_special_tokens=True))
-    return text if answer.stopped else f"{text} …"
+    return text if answer.stopped else text + CUT_MARK

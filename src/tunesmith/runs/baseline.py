@@ -72,7 +72,8 @@ def measure(session: Session, place: Place) -> Base:
         except RunError as error:
             watch.warn(f"{error} The base model is measured again.")
     ruler = gauge(session.source, data.task, session.longest)
-    retention.save_record(place.base_record, ruler.before(outputs(session.forward, ruler)))
+    model = outputs(session.forward, ruler, watch, "reading general text with the base model")
+    retention.save_record(place.base_record, ruler.before(model))
     scores = score(session.forward, data.test, watch, "measuring the base model")
     stages = []
     if scores.predicted is not None and scores.expected is not None:

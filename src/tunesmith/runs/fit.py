@@ -148,6 +148,7 @@ def made_ready(session: Session, place: Place, result: RunResult, signals: Signa
     optimizer = session.attach()
     total, trainable = anatomy.count_parameters(session.model)
     result.model = replace(result.model, num_parameters=total, num_trainable=trainable, precision=session.storage)
+    result.save(place.folder)  # a run that is killed from here on was started
     plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
     keeper = RunKeeper(session, optimizer, place, signals)
     state = restored(session, keeper, place)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from tunesmith.data.examples import Chat, Example, Labelled, SourceTarget, Text
+from tunesmith.data.examples import Chat, Labelled, SourceTarget, Text
 from tunesmith.data.pack import in_order_of_length, pack
 from tunesmith.data.prepared import Part
 from tunesmith.evaluation import metrics, statistics
@@ -25,6 +26,7 @@ from tunesmith.model.load import Source
 from tunesmith.watch import Progress, Watch
 
 EVALUATION_TOKENS = 2048  # in one pass without gradients
+SHOWN_CHARACTERS = 300  # of a window of text, and as many of how it goes on
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
     return Scores(losses, counts, predicted, table.labels.astype(np.int64) if table.labels_per_row else None)
 
 
-def question_and_answer(example: Example) -> tuple[str, str]:
-    """What a row asks and what it expects, as text to show."""
+def question_and_answer(part: Part, row: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What a row asks and what it expects, as text to show; of a long text, what stands in this row's window."""
+    example = part.examples[row]
     match example:
         case Labelled():
             return (example.text if example.pair is None else f"{example.text}\n{example.pair}"), example.label
@@ -91,7 +94,8 @@ def question_and_answer(example: Example) -> tuple[str, str]:
         case SourceTarget():
             return example.source, example.target
         case Text():
-            return example.text[:300], example.text[300:600]
+            window = str(tokenizer.decode(part.tokens.row(row)[0], skip_special_tokens=True))
+            return window[:SHOWN_CHARACTERS], window[SHOWN_CHARACTERS : 2 * SHOWN_CHARACTERS]
 
 
 def gauge(source: Source, task: str, longest: int | None) -> LanguageGauge | EncoderGauge:
@@ -105,15 +109,21 @@ def gauge(source: Source, task: str, longest: int | None) -> LanguageGauge | Enc
     return LanguageGauge(rows) if task in ("chat", "text") else EncoderGauge(rows)
 
 
-def outputs(forward: Forward, gauge: LanguageGauge | EncoderGauge) -> Callable[[Sequence[Row]], Iterator[Tensor]]:
-    """The model as the gauge sees it."""
+def outputs(
+    forward: Forward, gauge: LanguageGauge | EncoderGauge, watch: Watch, phase: str
+) -> Callable[[Sequence[Row]], Iterator[Tensor]]:
+    """The model as the gauge sees it, for one pass over its rows."""
     take = forward.token_logits if isinstance(gauge, LanguageGauge) else forward.mean_states
-    device = anatomy.device_of(forward.model)
+    device, done, total = anatomy.device_of(forward.model), 0, len(gauge.rows)
+    watch.progress(Progress(phase=phase, done=0, total=total, unit="texts"))
 
     def run(rows: Sequence[Row]) -> Iterator[Tensor]:
+        nonlocal done
         forward.model.eval()
         ids = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device)
         with torch.no_grad():
             yield take(Batch(input_ids=ids, lengths=[len(row) for row in rows], targets=ids[:0]))
+        done += len(rows)
+        watch.progress(Progress(phase=phase, done=done, total=total, unit="texts"))
 
     return run

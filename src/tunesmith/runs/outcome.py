@@ -33,7 +33,8 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     ]
     result.examples = _examples(session, base, test, written)
     ruler = gauge(session.source, data.task, session.longest)
-    kept = ruler.after(outputs(session.forward, ruler), retention.load_record(place.base_record))
+    model = outputs(session.forward, ruler, watch, "measuring what was forgotten")
+    kept = ruler.after(model, retention.load_record(place.base_record))
     result.retention, result.forgotten = kept.measures, kept.sentence
 
 
@@ -51,7 +52,7 @@ def _paired(base: Base, test: Scores) -> list[Difference]:
 
 def _examples(session: Session, base: Base, test: Scores, written: list[str]) -> list[BeforeAfter]:
     """Held-out rows before and after: written answers to rows drawn blindly, or predicted classes."""
-    examples, labels = session.data.test.examples, session.data.labels
+    part, labels = session.data.test, session.data.labels
     if written:
         shown = showcase.choose_blindly(len(base.rows), NUM_SHOWN)
         triples = ((base.rows[place], base.answers[place], written[place]) for place in shown)
@@ -59,11 +60,11 @@ def _examples(session: Session, base: Base, test: Scores, written: list[str]) ->
         rows = showcase.before_after(base.goodness, test.goodness, num_rows=NUM_SHOWN).rows
         triples = ((row, labels[base.predicted[row]], labels[test.predicted[row]]) for row in rows)
     else:
-        rows = showcase.before_after(base.goodness, test.goodness, num_rows=NUM_SHOWN).rows
+        rows = showcase.before_after(base.goodness, test.goodness, owners=part.origins, num_rows=NUM_SHOWN).rows
         triples = ((row, _perplexity(base.goodness[row]), _perplexity(test.goodness[row])) for row in rows)
     shown = []
     for row, before, after_text in triples:
-        prompt, expected = question_and_answer(examples[row])
+        prompt, expected = question_and_answer(part, row, session.source.tokenizer)
         shown.append(BeforeAfter(prompt=prompt, expected=expected, before=before, after=after_text))
     return shown
 

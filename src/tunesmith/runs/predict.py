@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +86,10 @@ class Predictor:
         assert predicted is not None
         return [labels[index] for index in predicted]
 
-    def chat(self, messages: Sequence[Message], settings: Generation = DEFAULT) -> Iterator[str]:
+    def chat(self, messages: Sequence[Message], settings: Generation = DEFAULT) -> Generator[str, None, bool]:
         """The answer to a conversation, in pieces as they are written.
+
+        Returns, at its end, whether the model ended the answer itself, rather than being cut off.
 
         Raises:
             InputError: If the run is not a chat model.
