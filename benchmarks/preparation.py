@@ -21,7 +21,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
 
@@ -96,7 +98,7 @@ def _held_bytes(pid: int) -> int:
     return total
 
 
-def measure(command: list[str], cache: Path) -> dict[str, object]:
+def measure(command: list[str], cache: Path) -> dict[str, Any]:
     """Run a command; how long it took, processor time of all its processes, and the most memory they held together."""
     before, start, most = os.times(), time.perf_counter(), 0
     environment = {**os.environ, "TUNESMITH_CACHE": str(cache)}
@@ -130,7 +132,7 @@ def _cache_with_starters(folder: Path) -> Path:
     return folder
 
 
-def run(num_rows: int, folder: Path) -> dict[str, object]:
+def run(num_rows: int, folder: Path) -> dict[str, Any]:
     """All measurements."""
     cache, measured = _cache_with_starters(folder / "cache"), {}
     for kind, model in SETS.items():
@@ -159,7 +161,7 @@ def main() -> None:
         rest = f"{facts['whole_seconds']:>10.1f}{facts['processor_seconds']:>10.1f}{facts['peak_bytes'] / 1e6:>10,.0f}"
         print(f"{name:34}{seconds:>10}{rest}")
     if given.keep:
-        record = {"date": datetime.date.today().isoformat(), "machine": machine.describe(), "rows": given.rows}
+        record = {"date": datetime.date.today().isoformat(), "machine": asdict(machine.this_machine()), "rows": given.rows}
         RESULTS.write_text(json.dumps({**record, "measured": measured}, indent=1) + "\n")
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from tunesmith.command import Command
 from tunesmith.commands import _result
+from tunesmith.commands._engine import importing
 from tunesmith.commands._flags import DataFlags, MainFlags, OptionalText, Texts, TrainingFlags, tree
 from tunesmith.commands._view import View
 from tunesmith.errors import InputError
@@ -54,7 +55,8 @@ class Fit(Command):
 
     def run(self) -> int:
         chosen = self.settings()
-        from tunesmith.runs import fit
+        with importing():
+            from tunesmith.runs import fit
 
         if self.dry_run:
             with View(quiet=self.quiet) as view:

@@ -84,7 +84,7 @@ class _ChatTokeniser:
 
     def tokenise(self, chats: Sequence[Chat]) -> Tokenised:
         """The token rows of some conversations."""
-        rows = _Rows(self.max_length)
+        rows = _Rows(self.tokens, self.max_length)
         refused: dict[int, str] = {}
         kept = array("q")
         self.locator.expect(len(chats))
@@ -122,9 +122,9 @@ class _ChatTokeniser:
 class _Rows:
     """Collects token rows and the places of their labels."""
 
-    def __init__(self, max_length: int) -> None:
+    def __init__(self, tokens: TextTokenizer, max_length: int) -> None:
         self._max_length = max_length
-        self._columns = TokenColumns()
+        self._columns = TokenColumns(tokens)
         self._borders = array("q")
         self.lengths = array("q")
         self.num_cut = 0

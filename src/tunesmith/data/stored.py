@@ -25,7 +25,7 @@ MAX_FACTS_BYTES = 64_000_000
 PARTS = ("train", "validation", "test")
 _PLAIN = ("task", "shape", "description", "warnings", "labels", "fingerprint", "fingerprints", "name", "max_length", "template")
 _COLUMNS = ("text", "ends", "rows", "codes")
-_TYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64"}
+_TYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I32": "int32", "I64": "int64"}
 
 
 class Damaged(Exception):

@@ -17,8 +17,8 @@ IGNORED = -100
 class TokenTable:
     """Tokenised rows with their labels; row `i` is `input_ids[offsets[i]:offsets[i + 1]]`."""
 
-    input_ids: NDArray[np.int32]
-    """(tokens,)"""
+    input_ids: NDArray[np.int32] | NDArray[np.uint16]
+    """(tokens,), in 16 bits where they hold every token of the vocabulary."""
     labels: NDArray[np.int32]
     """Per token, not shifted: (tokens,), the token's own id where it is to be predicted, else IGNORED.
     Per row: (rows,) class ids. With `learnt` or `target_ids`: empty."""
@@ -26,7 +26,7 @@ class TokenTable:
     """(rows + 1,)"""
     token_types: NDArray[np.int8] | None = None
     """(tokens,) 0 for the first text and 1 for the second, for encoders that want it."""
-    target_ids: NDArray[np.int32] | None = None
+    target_ids: NDArray[np.int32] | NDArray[np.uint16] | None = None
     """(target tokens,) what the decoder of a sequence-to-sequence model writes; each row ends with EOS."""
     target_offsets: NDArray[np.int64] | None = None
     """(rows + 1,) into `target_ids`."""
@@ -60,7 +60,7 @@ class TokenTable:
         """(tokens,) `labels` of every token, from `learnt` if they are not there."""
         return self.labels if self.learnt is None else np.where(self.learnt, self.input_ids, np.int32(IGNORED))
 
-    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def row(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Token ids and labels of one row; labels are per token, or `(1,)` for a class, or the target's ids."""
         start, end = self.offsets[index], self.offsets[index + 1]
         if self.target_ids is not None and self.target_offsets is not None:

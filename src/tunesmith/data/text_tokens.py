@@ -45,6 +45,8 @@ class TextTokenizer:
         self.eos_id: int | None = self.engine.token_to_id(self.eos) if self.eos is not None else None
         self.bos_id = self._own_bos(tokenizer)
         self.special_texts = _special_texts(tokenizer)
+        self.is_small = max(self.engine.get_vocab(with_added_tokens=True).values(), default=0) < 2**16
+        """Whether 16 bits hold a token."""
         self.wants_types = "token_type_ids" in tokenizer.model_input_names
 
     def encode(
@@ -85,8 +87,9 @@ class TextTokenizer:
 class TokenColumns:
     """Collects rows of token ids in one growing array."""
 
-    def __init__(self) -> None:
-        self._ids = array("i")
+    def __init__(self, tokens: TextTokenizer) -> None:
+        """Prepare for ids of this tokenizer."""
+        self._ids = array("H" if tokens.is_small else "i")
         self._lengths = array("q")
 
     def add(self, ids: Sequence[int]) -> None:
@@ -102,9 +105,9 @@ class TokenColumns:
         """Tokens of all rows so far."""
         return len(self._ids)
 
-    def ids(self) -> NDArray[np.int32]:
+    def ids(self) -> NDArray[np.int32] | NDArray[np.uint16]:
         """All tokens, (tokens,)."""
-        return np.frombuffer(self._ids, dtype=np.int32) if self._ids else np.zeros(0, dtype=np.int32)
+        return np.frombuffer(self._ids, dtype=self._ids.typecode) if self._ids else np.zeros(0, dtype=self._ids.typecode)
 
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, (rows,)."""

@@ -172,7 +172,7 @@ def _together(blocks: Sequence[Losses]) -> Losses:
 def _classification(examples: Sequence[Labelled], words: WordTokens, max_length: int, labels: Sequence[str]) -> Tokenised:
     """Texts or pairs between the model's own special tokens; the longer text of a pair is cut first."""
     tokens, ids = words.tokens, {name: index for index, name in enumerate(labels)}
-    columns, types, num_cut = TokenColumns(), bytearray(), 0
+    columns, types, num_cut = TokenColumns(tokens), bytearray(), 0
     paired = any(example.pair is not None for example in examples)
     if paired:
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
@@ -201,7 +201,7 @@ def _texts(examples: Sequence[Text], words: WordTokens, max_length: int) -> Toke
     parts = [_parts(example.text) for example in examples]
     counts = [len(pieces) for pieces in parts]
     encoded = encode([piece for pieces in parts for piece in pieces], words)
-    columns, lengths = TokenColumns(), []
+    columns, lengths = TokenColumns(tokens), []
     for count in counts:
         ids = [] if tokens.bos_id is None else [tokens.bos_id]
         for _ in range(count):
@@ -239,7 +239,7 @@ def _pairs(examples: Sequence[SourceTarget], words: WordTokens, max_length: int)
     """Sources as the encoder wants them, and targets ended by EOS."""
     eos_id = words.tokens.eos_id
     assert eos_id is not None
-    sources, targets = TokenColumns(), TokenColumns()
+    sources, targets = TokenColumns(words.tokens), TokenColumns(words.tokens)
     num_cut, num_cut_answers, lengths = 0, 0, []
     for row, is_cut in encode_cut([example.source for example in examples], words, max_length):
         sources.add(row)

@@ -87,7 +87,7 @@ def require(model: PreTrainedModel, ids: ArrayLike, tokenizer: PreTrainedTokeniz
     Raises:
         ModelError: If there is one.
     """
-    num_rows, largest = len(anatomy.stored_weight(model.get_input_embeddings())), int(np.max(ids, initial=-1))
+    num_rows, largest = len(anatomy.stored_weight(model.get_input_embeddings())), int(np.max(ids, initial=0))
     if largest >= num_rows:
         named = f"token {largest}" + ("" if tokenizer is None else f", {str(tokenizer.decode(largest))[:80]!r},")
         raise ModelError(
