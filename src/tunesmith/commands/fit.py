@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
+from tunesmith import collector
 from tunesmith.command import Command
 from tunesmith.commands import _result
-from tunesmith.commands._engine import importing
 from tunesmith.commands._flags import DataFlags, MainFlags, OptionalText, Texts, TrainingFlags, tree
 from tunesmith.commands._view import View
 from tunesmith.errors import InputError
@@ -55,7 +55,7 @@ class Fit(Command):
 
     def run(self) -> int:
         chosen = self.settings()
-        with importing():
+        with collector.paused():
             from tunesmith.runs import fit
 
         if self.dry_run:

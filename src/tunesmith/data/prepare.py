@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith import collector
 from tunesmith.data import describe
 from tunesmith.data.cache import PreparedCache
 from tunesmith.data.columns import ChosenExamples
@@ -36,18 +35,6 @@ DEFAULT_LENGTHS: dict[Task, int] = {"chat": 2048, "classification": 512, "text":
 """Longest row in tokens, if the user and the model do not say less."""
 MOST_CUT_SHARE, WARN_CUT_SHARE = 0.20, 0.05
 WARN_SKIPPED_SHARE = 0.05
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from walking over millions of rows again and again; they hold no cycles to be found."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def prepare(
@@ -94,7 +81,7 @@ def prepare(
     return replace(found, notes=cache.notes)
 
 
-@_collector_paused()
+@collector.paused()
 def _prepare(
     settings: DataSettings,
     tokenizer: PreTrainedTokenizerBase,
