@@ -139,7 +139,7 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     result.profile = session.profiler.result(session, loop.optimizer, plan)
     keeper.restore(loop.state.best_step)
     outcome.measure(session, place, base, result)
-    save(session, place)
+    save(keeper)
 
 
 @contextlib.contextmanager
@@ -172,10 +172,11 @@ def made_ready(session: Session, place: Place, result: RunResult, signals: Signa
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
 
 
-def save(session: Session, place: Place) -> None:
+def save(keeper: RunKeeper) -> None:
     """Write what a user takes away: an adapter, or the whole model where its own weights were trained."""
+    session, place = keeper.session, keeper.place
     if session.method.trains_base_weights:
-        save_model(session.model.float(), session.source.tokenizer, place.model)
+        save_model(session.unrounded(keeper.optimizer.trained()), session.source.tokenizer, place.model)
     else:
         adapter.save(session.model, session.method, place.adapter, base_model=session.settings.model)
 

@@ -98,7 +98,7 @@ def _train_and_tell(members: Sequence[Member], untold: list[Member], signals: Si
         else:
             keeper.restore(loop.state.best_step)
             outcome.measure(member.session, member.place, base, member.result)
-            save(member.session, member.place)
+            save(keeper)
             finish(member.session, member.place, member.result, began)
         untold.remove(member)
 

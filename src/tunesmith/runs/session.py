@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -172,6 +173,19 @@ class Session:
             stored = precision.stored_as(self.model, self.dtype)
         assert training.weight_decay is not None
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
+
+    @torch.no_grad()
+    def unrounded(self, trained: Mapping[str, Tensor]) -> PreTrainedModel:
+        """The tuned model of a method that trains base weights, in float32, with the values that learnt.
+
+        A model that computes in 16 bit holds all weights rounded: those that did not learn come from the base's files again.
+        """
+        if self.dtype == torch.float32:
+            return self.model
+        model = load.load(self.source, self.data.task, labels=self.data.labels)
+        for name, value in trained.items():
+            model.get_parameter(name).copy_(value)
+        return model
 
 
 def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[str, ...] = ()) -> Session:
