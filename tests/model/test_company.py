@@ -94,8 +94,7 @@ def test_nothing_is_held_when_all_have_answered():
     layers, x = _layers(), torch.randn(4, 32)
     for layer in layers:
         layer(x)
-    assert layers[0].company._input is None
-    assert not layers[0].company._waiting
+    assert layers[0].company._found is None
 
 
 def test_copies_keep_company_with_each_other():

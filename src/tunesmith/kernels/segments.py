@@ -87,6 +87,11 @@ class Segments:
             own = slice(place.start + shared, place.stop + shared)
             yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
 
+    @cached_property
+    def num_queries(self) -> int:
+        """Tokens of the whole stream, those of shared tokens that are in it included."""
+        return sum(self.lengths) + (self.num_shared if self.in_stream else 0)
+
     def there(self, tensor: Tensor) -> Tensor:
         """A tensor of this process where the stream is, without waiting for what is computed there."""
         return tensor.to(self.device, non_blocking=True)

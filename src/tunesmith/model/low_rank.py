@@ -137,17 +137,18 @@ class Company:
 
     def __init__(self, layers: Sequence[LoRALinear | ManyLoRALinear]) -> None:
         self.layers = layers
-        self._input: Tensor | None = None
-        self._waiting: dict[int, Tensor] = {}
+        self._found: tuple[Tensor, dict[int, Tensor]] | None = None
+        """An input, and what is still to be fetched of its outputs."""
 
     def output(self, layer: LoRALinear | ManyLoRALinear, x: Tensor) -> Tensor:
         """What `layer`, which is one of them, makes of x."""
-        if x is not self._input or id(layer) not in self._waiting:
+        found = self._found  # read once: another thread may put in what it finds for an input of its own
+        if found is None or found[0] is not x or id(layer) not in found[1]:
             outputs = lora_linear(x, [member.changed for member in self.layers], layer.parts)
-            self._input, self._waiting = x, {id(member): y for member, y in zip(self.layers, outputs, strict=True)}
-        y = self._waiting.pop(id(layer))
-        if not self._waiting:
-            self._input = None
+            found = self._found = x, {id(member): y for member, y in zip(self.layers, outputs, strict=True)}
+        y = found[1].pop(id(layer))
+        if not found[1]:
+            self._found = None
         return y
 
     def __deepcopy__(self, memo: dict[int, object]) -> Company:

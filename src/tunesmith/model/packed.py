@@ -3,9 +3,15 @@
 Inside `packing(model, segments)` the model's attention is ours (registered through transformers' attention
 interface, so no model code is touched), and no mask is built. The segments are kept in this module for the
 time of a forward *and* its backward pass, so that activation checkpointing finds them when it recomputes.
+
+They belong to the process, not to a thread, because the threads of a backward pass must find them too. So one thread at a
+time computes, whatever its model: the others wait for their `turn`. All of tunesmith does; who calls a model that is used
+by another thread must hold `turn` as well.
 """
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,20 +37,24 @@ class _Scope:
 
 
 _active: list[_Scope] = []
+turn = threading.RLock()
+"""Held by the thread that computes with a model."""
+os.register_at_fork(before=turn.acquire, after_in_parent=turn.release, after_in_child=turn.release)  # no child finds it held
 
 
 @contextlib.contextmanager
 def packing(model: PreTrainedModel, segments: Segments) -> Iterator[None]:
-    """Let attention see segments of the one stream that the model is given."""
+    """Let attention see segments of the one stream that the model is given; other threads wait until the block ends."""
     config = model.config
-    usual = config._attn_implementation
-    config._attn_implementation = NAME
-    _active.append(_Scope(segments, segments))
-    try:
-        yield
-    finally:
-        _active.pop()
-        config._attn_implementation = usual
+    with turn:
+        usual = config._attn_implementation
+        config._attn_implementation = NAME
+        _active.append(_Scope(segments, segments))
+        try:
+            yield
+        finally:
+            _active.pop()
+            config._attn_implementation = usual
 
 
 def rows() -> Segments | None:
@@ -97,6 +107,7 @@ def _attention(
         segments = segments.sharing(extra.keys.shape[1], in_stream=False)
         key, value = (torch.cat([t.to(own.dtype)[None], own], 2) for t, own in ((extra.keys, key), (extra.values, value)))
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    assert len(q) == segments.num_queries, "the stream is not the one that attention was told of"
     return segment_attention(q, k, v, segments, rule)[None], None
 
 
