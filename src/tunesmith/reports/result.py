@@ -144,7 +144,7 @@ class Progress:
     best_step: int
     best_metric: str
     stop_reason: str
-    """'all epochs done', 'early stop: ...', 'time limit', ..."""
+    """'all steps done', 'early stop: ...', 'time limit of ...', ..."""
 
 
 @dataclass(kw_only=True)

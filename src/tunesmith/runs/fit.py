@@ -40,11 +40,14 @@ rehearse = rehearsal.rehearse
 
 @dataclass(frozen=True)
 class Began:
-    """How things were at the beginning of a run."""
+    """How things were at the beginning of a run, whose peak of memory is measured from here on."""
 
     seconds: float = field(default_factory=time.monotonic)
     resident_bytes: int = field(default_factory=memory.resident_bytes)
     """What the process held before anything was loaded."""
+
+    def __post_init__(self) -> None:
+        memory.forget_peak()
 
 
 def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResult:

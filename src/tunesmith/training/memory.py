@@ -13,6 +13,7 @@ _NUM_KERNELS = 128  # more than one pass needs, whose shapes are those of its la
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _STATUS = Path("/proc/self/status")
 _PAGES = Path("/proc/self/smaps_rollup")
+_REFERENCES, _FORGET_PEAK = Path("/proc/self/clear_refs"), "5"  # proc(5): the peak is what is held now
 
 
 def resident_bytes() -> int:
@@ -23,11 +24,23 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory the process ever held; on a GPU, what tensors held there."""
+    """The most memory the process held since `forget_peak`, or ever; on a GPU, what tensors held there."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     unit = 1 if platform.system() == "Darwin" else 1024
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak() -> bool:
+    """Let `peak_bytes` look at what comes from now on; does nothing, and says so by False, where the system cannot."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        _REFERENCES.write_text(_FORGET_PEAK)
+    except OSError:
+        return False
+    return True
 
 
 def shared_bytes() -> int:
