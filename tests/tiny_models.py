@@ -22,7 +22,7 @@ from transformers import (
 
 Task = Literal["causal", "classification", "seq2seq"]
 
-DECODERS = ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3", "gpt2", "gpt_neox")
+DECODERS = ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3", "olmo2", "gpt2", "gpt_neox")
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert", "electra")
 ENCODER_DECODERS = ("t5", "bart")
 ARCHITECTURES = (*DECODERS, *ENCODERS, *ENCODER_DECODERS)
@@ -62,6 +62,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
     "mistral": {**_DECODER, "sliding_window": SLIDING_WINDOW},
     "phi3": {**_DECODER, "original_max_position_embeddings": MAX_POSITIONS},
+    "olmo2": _DECODER,
     "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": MAX_POSITIONS},
     "gpt_neox": {**_ENCODER, "use_parallel_residual": True},
     "bert": _ENCODER,

@@ -54,13 +54,12 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     num_evaluations = plan.num_steps / plan.evaluate_every
     forward_share = 0.4  # of a step's time that its forward pass takes
     validation = session.data.validation.tokens.num_tokens * num_evaluations * forward_share
-    return Forecast(
-        per_token * (table.num_tokens * epochs + validation), max(loading, _training_bytes(before, optimizer, plan.num_processes))
-    )
+    memory_bytes = max(loading, _training_bytes(before, optimizer, plan.num_processes))
+    return Forecast(per_token * (table.num_tokens * epochs + validation), memory_bytes)
 
 
 def _training_bytes(before: int, optimizer: FlatAdamW, num_processes: int) -> int:
-    """The most that all processes hold while they train, from the peak of a trial in this one, which held `before` before it."""
+    """The most that all processes hold in training, from the peak of a trial in this one, which held `before` before it."""
     peak, buffer = memory.peak_bytes(), sum(optimizer.sizes) * torch.float32.itemsize
     moments = 2 * buffer  # made by the first step
     return peak + moments + (num_processes - 1) * (peak - before + buffer)  # each process has gradients of its own
