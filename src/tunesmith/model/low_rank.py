@@ -53,14 +53,15 @@ class LoRALinear(ChangedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., d_out)`."""
-        if self.drops:
+        if self.by_autograd:
             return self.base(x) + self.scale * (self.dropout(x) @ self.a.t().to(x.dtype) @ self.b.t().to(x.dtype))
         return self.company.output(self, x)
 
     @property
-    def drops(self) -> bool:
-        """Whether some inputs of the change are zeroed at random."""
-        return self.training and self.dropout.p > 0
+    def by_autograd(self) -> bool:
+        """Whether torch must find the gradients: inputs of the change are zeroed at random, or the base layer learns too."""
+        own = self.base._parameters.values()  # not by `parameters()`, which takes twice as long: every call asks
+        return (self.training and self.dropout.p > 0) or any(p is not None and p.requires_grad for p in own)
 
     @property
     def change(self) -> Change:
@@ -100,6 +101,11 @@ class ManyLoRALinear(ChangedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., d_out)`."""
         return self.company.output(self, x)
+
+    @property
+    def by_autograd(self) -> bool:
+        """Never: the base is frozen for all adapters, and none drops inputs."""
+        return False
 
     @property
     def changed(self) -> Changed:
@@ -144,8 +150,9 @@ class Company:
         """What `layer`, which is one of them, makes of x."""
         found = self._found  # read once: another thread may put in what it finds for an input of its own
         if found is None or found[0] is not x or id(layer) not in found[1]:
-            outputs = lora_linear(x, [member.changed for member in self.layers], layer.parts)
-            found = self._found = x, {id(member): y for member, y in zip(self.layers, outputs, strict=True)}
+            members = [member for member in self.layers if not member.by_autograd]
+            outputs = lora_linear(x, [member.changed for member in members], layer.parts)
+            found = self._found = x, {id(member): y for member, y in zip(members, outputs, strict=True)}
         y = found[1].pop(id(layer))
         if not found[1]:
             self._found = None
@@ -168,7 +175,7 @@ def unite(model: nn.Module) -> None:
 
 def all_plain(modules: Sequence[nn.Module]) -> TypeGuard[Sequence[LoRALinear | ManyLoRALinear]]:
     """Whether all are low-rank layers and nothing more, so that one kernel may compute them together."""
-    return all(type(m) is ManyLoRALinear or (type(m) is LoRALinear and not m.drops) for m in modules)
+    return all(type(m) in (LoRALinear, ManyLoRALinear) and not m.by_autograd for m in modules)
 
 
 def layers(model: nn.Module) -> dict[str, LoRALinear]:
