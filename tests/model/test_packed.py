@@ -354,6 +354,17 @@ def _owner(batch: Batch) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(batch.lengths)), torch.tensor(batch.lengths))
 
 
+@pytest.mark.parametrize("windows", [False, True])
+def test_windows_that_only_a_mask_knows_go_padded(windows: bool):
+    """Qwen2-MoE builds its windows into the mask and tells its attention nothing; a stream has no mask."""
+    model = tiny_models.build("qwen2_moe", use_sliding_window=windows)
+    chosen, reason = forward.choose(model, classification=False)
+    assert isinstance(chosen, PaddedForward if windows else PackedForward)
+    assert (reason is not None and "outside of a window" in reason) == windows
+    batch = packed_cases.batch(model, "causal")
+    packed_cases.assert_equal(packed_cases.together(chosen, batch), packed_cases.one_by_one(model, batch))
+
+
 def test_an_encoder_decoders_logits_are_picked_once():
     """All tokens of the decoder are targets: picking those out of all would copy the largest tensor of the pass."""
     model = tiny_models.build("t5", "seq2seq")

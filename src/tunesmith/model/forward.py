@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
 from tunesmith.model import anatomy, fast_paths, heads, surgery
 from tunesmith.model.batch import Batch, pad
-from tunesmith.model.packed import hidden_states, packing, turn
+from tunesmith.model.packed import hidden_states, noting_windows, packing, turn
 
 
 @dataclass(frozen=True)
@@ -197,9 +197,12 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
 def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | None:
     """How the packed answers differ from those of single rows, None if they do not."""
     try:
-        losses = packed.target_losses(batch)
+        with noting_windows() as windows:
+            losses = packed.target_losses(batch)
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         return f"cannot take a packed stream ({error})"
+    if windows == {None} and anatomy.has_window(packed.model.config):
+        return "hides what is outside of a window by a mask, which a stream does not have"
     tolerance = 1e-3 if packed.model.dtype == torch.float32 else 0.1
     difference = (losses - single).abs().max().item()
     if difference <= tolerance * max(1.0, single.abs().max().item()):

@@ -13,10 +13,10 @@ from tunesmith.model import anatomy, surgery
 
 
 def language_head(model: PreTrainedModel) -> Head:
-    """The output head in the form the loss kernel takes; only for models where `anatomy.language_head` finds one."""
+    """The output head as the loss kernel takes it; only for models where `anatomy.language_head` finds one."""
     head = anatomy.language_head(model)
-    assert head is not None
-    return Head(head.weight, head.bias, head.scale, head.softcap)
+    assert head is not None, "a stream is chosen only where the head is plain, and no method that changes it is attached"
+    return head
 
 
 def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, input_ids: Tensor) -> Tensor:

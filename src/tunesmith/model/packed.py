@@ -57,6 +57,19 @@ def packing(model: PreTrainedModel, segments: Segments) -> Iterator[None]:
             config._attn_implementation = usual
 
 
+_noted: list[set[int | None]] = []
+
+
+@contextlib.contextmanager
+def noting_windows() -> Iterator[set[int | None]]:
+    """Collect the windows of all attention that is computed for a stream, None for that without."""
+    _noted.append(set())
+    try:
+        yield _noted[-1]
+    finally:
+        _noted.pop()
+
+
 def rows() -> Segments | None:
     """The rows of the stream that is worked on, None outside of `packing`."""
     return _active[-1].rows if _active else None
@@ -99,6 +112,8 @@ def _attention(
     """Transformers' attention interface; `query` is `(1, heads, tokens, width)`, the result `(1, tokens, heads, width)`."""
     if attention_mask is not None or s_aux is not None or position_bias is not None:
         raise NotImplementedError("attention with a mask, sinks or a position bias has no packed form")
+    for windows in _noted:
+        windows.add(sliding_window)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = Rule(causal, scale, sliding_window, softcap, dropout)
