@@ -60,6 +60,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "sliding_window": SLIDING_WINDOW,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "gemma2": {**_DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": SLIDING_WINDOW},
     "mistral": {**_DECODER, "sliding_window": SLIDING_WINDOW},
     "phi3": {**_DECODER, "original_max_position_embeddings": MAX_POSITIONS},
     "olmo2": _DECODER,

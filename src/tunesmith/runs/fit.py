@@ -14,11 +14,12 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint.save_model import save_model
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, load
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
@@ -179,9 +180,24 @@ def save(keeper: RunKeeper) -> None:
     """Write what a user takes away: an adapter, or the whole model where its own weights were trained."""
     session, place = keeper.session, keeper.place
     if session.method.trains_base_weights:
-        save_model(session.unrounded(keeper.optimizer.trained()), session.source.tokenizer, place.model)
+        save_model(_unrounded(keeper), session.source.tokenizer, place.model)
     else:
         adapter.save(session.model, session.method, place.adapter, base_model=session.settings.model)
+
+
+@torch.no_grad()
+def _unrounded(keeper: RunKeeper) -> PreTrainedModel:
+    """The tuned model of a method that trains base weights, in float32, with the values that learnt.
+
+    A model that computes in 16 bit holds all weights rounded: those that did not learn come from the base's files again.
+    """
+    session = keeper.session
+    if session.dtype == torch.float32:
+        return session.model
+    model = load.load(session.source, session.data.task, labels=session.data.labels)
+    for name, value in keeper.optimizer.trained().items():
+        model.get_parameter(name).copy_(value)
+    return model
 
 
 def record(session: Session) -> RunResult:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +18,7 @@ from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, load, quantize, token_rows
+from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
 from tunesmith.model.load import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
@@ -150,8 +149,18 @@ class Session:
         tensors = (*self.model.parameters(), *self.model.buffers())
         weightless = {id(t): _weightless(t) for t in tensors}
         copied = copy.deepcopy(self.model, weightless)
-        self.method.attach(copied)
+        self._attach_to(copied)
         return copied
+
+    def _attach_to(self, model: PreTrainedModel) -> None:
+        """Attach the method to the model or a copy.
+
+        Raises:
+            InputError: If it does not fit the model, or changes an output head that rows of a stream need as it is.
+        """
+        self.method.attach(model)
+        if isinstance(self.forward, forward.PackedForward) and not self.data.labels:
+            heads.require_plain(model)
 
     def trained_bytes(self) -> int:
         """Bytes of all that the method will train.
@@ -166,26 +175,13 @@ class Session:
         """Attach the method and make the optimizer of what it trains."""
         training = self.settings.training
         torch.manual_seed(training.seed)
-        self.method.attach(self.model)
+        self._attach_to(self.model)
         stored = {}
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
             stored = precision.stored_as(self.model, self.dtype)
         assert training.weight_decay is not None
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
-
-    @torch.no_grad()
-    def unrounded(self, trained: Mapping[str, Tensor]) -> PreTrainedModel:
-        """The tuned model of a method that trains base weights, in float32, with the values that learnt.
-
-        A model that computes in 16 bit holds all weights rounded: those that did not learn come from the base's files again.
-        """
-        if self.dtype == torch.float32:
-            return self.model
-        model = load.load(self.source, self.data.task, labels=self.data.labels)
-        for name, value in trained.items():
-            model.get_parameter(name).copy_(value)
-        return model
 
 
 def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[str, ...] = ()) -> Session:
