@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
-from tunesmith.checkpoint.save_model import save_model
 from tunesmith.model import anatomy, load
+from tunesmith.model.save_model import save_model
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
