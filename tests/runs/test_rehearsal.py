@@ -40,3 +40,9 @@ def test_what_is_promised_is_what_is_done(bench, capsys, tmp_path, finished):
     assert promised["training"] == done["training"]
     assert promised["method"] == done["method"]
     assert content["num_steps"] == finished("reviews").result.progress.planned_steps
+
+
+def test_workers_without_a_row_are_spoken_of(bench, capsys):
+    words = ["fit", str(bench.reviews), "--model", str(bench.bert), "--workers", "5", "--rows-per-step", "2", "--dry-run"]
+    assert main([*words, "--precision", "float32"]) == 0
+    assert "2 workers, not 5: a step has no more rows" in capsys.readouterr().err

@@ -88,6 +88,8 @@ class Session:
             num_processors=torch.get_num_threads() if workers.are_possible(self.device) else 1,
         )
         training = defaults.resolve(chosen.training, self.method, facts)
+        if training.workers != (chosen.training.workers or training.workers):
+            self.watch.say(f"{training.workers} workers, not {chosen.training.workers}: a step has no more rows")
         self.settings = dataclasses.replace(
             chosen,
             task=data.task,
