@@ -58,6 +58,13 @@ def add_input_gradient(dx: Tensor, dy: Tensor, weight: FrozenWeight) -> None:
         dx.addmm_(dy[:, rows], block)
 
 
+@torch.no_grad()
+def row_squares(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
+    """The squared length of every row, `(d_out,)`."""
+    blocks = [weight.to(dtype)] if isinstance(weight, Tensor) else (block for _, block in weight.row_blocks(dtype))
+    return torch.cat([block.square().sum(1) for block in blocks])
+
+
 def dense(weight: RowBlocks, dtype: torch.dtype = torch.float32) -> Tensor:
     """The whole weight `(d_out, d_in)` at once."""
     return torch.cat([block for _, block in weight.row_blocks(dtype)])

@@ -51,6 +51,7 @@ class Began:
         memory.forget_peak()
 
 
+@memory.returned()
 def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResult:
     """Run the whole story in the folder `chosen.out`, which must be new; `profile` measures where a step's time goes.
 

@@ -1,9 +1,12 @@
 """Memory of this process: what it holds, the most it held, and an allocator that keeps what it will need again."""
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -93,6 +96,17 @@ def return_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     options = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**18), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 0))
     return all(libc.mallopt(option, value) for option, value in options)
+
+
+@contextlib.contextmanager
+def returned() -> Iterator[None]:
+    """Behind the block, give back what it took; around a function as `@returned()`, when its variables are gone."""
+    try:
+        yield
+    finally:
+        gc.collect()  # a model is a circle of modules that know each other
+        return_freed_memory()
+        give_back()
 
 
 def keep_freed_memory() -> bool:
