@@ -152,9 +152,10 @@ def chat_result(classification_result: RunResult) -> RunResult:
 
 @pytest.fixture
 def adapter_folder(tmp_path: Path) -> Path:
-    """A run folder with an adapter and nothing else."""
+    """A run folder with an adapter in PEFT's format and nothing else."""
     folder = tmp_path / "first-film"
     (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_config.json").touch()
     return folder
 
 

@@ -164,11 +164,10 @@ def _model_facts(result: RunResult) -> list[tuple[str, str]]:
 
 def _codes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
     """Code to load the run, by what it needs; none before there are weights."""
-    trained = usage.trained_folder(folder)
-    if trained is None:
+    if usage.trained_folder(folder) is None:
         return []
-    library = "peft and transformers" if trained.name == usage.ADAPTER else "transformers"
-    return [("tunesmith", usage.tunesmith_code(result, folder)), (library, usage.transformers_code(result, folder))]
+    other = usage.other_code(result, folder, folder)
+    return [("tunesmith", usage.tunesmith_code(result, folder)), *([other] if other else [])]
 
 
 def _shortened(example: BeforeAfter) -> BeforeAfter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tunesmith.reports.result import RunResult
 
 ADAPTER, MODEL = "adapter", "model"
 REPORT = "report.html"
+PEFT_CONFIG = "adapter_config.json"
+"""What PEFT looks for in an adapter; one in tunesmith's own format has no such file."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
@@ -55,21 +59,52 @@ def tunesmith_code(result: RunResult, folder: Path) -> str:
     return f'import tunesmith as ts\n\nrun = ts.load({str(folder)!a})\nprint(run.predict(["a text of your own"]))'
 
 
-def transformers_code(result: RunResult, folder: Path) -> str:
-    """Python lines that load the trained weights without tunesmith, by transformers and, for an adapter, peft."""
-    auto_class = _AUTO_CLASSES.get(result.task, "AutoModelForCausalLM")
+def library(folder: Path) -> str:
+    """The library whose format the trained weights are in: 'transformers', 'peft', or 'tunesmith' where PEFT has none."""
     if trained_folder(folder) != folder / ADAPTER:
-        path = ascii(str(folder / MODEL))
-        imports = f"from transformers import AutoTokenizer, {auto_class}"
-        return f"{imports}\n\nmodel = {auto_class}.from_pretrained({path})\ntokenizer = AutoTokenizer.from_pretrained({path})"
+        return "transformers"
+    return "peft" if (folder / ADAPTER / PEFT_CONFIG).is_file() else "tunesmith"
+
+
+def other_code(result: RunResult, folder: Path, shown: Path) -> tuple[str, str] | None:
+    """The libraries that load the trained weights without tunesmith, and Python lines for it; None where none can.
+
+    Args:
+        result: The run.
+        folder: Its folder.
+        shown: The folder as the lines name it.
+    """
+    kind = library(folder)
+    if kind == "tunesmith":
+        return None
+    auto_class = _AUTO_CLASSES.get(result.task, "AutoModelForCausalLM")
+    if kind == "transformers":
+        return "transformers", _model_code(auto_class, shown / MODEL)
+    return "peft and transformers", _adapter_code(result, auto_class, shown / ADAPTER)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name can be one of the hub, owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def _model_code(auto_class: str, model: Path) -> str:
+    path = ascii(str(model))
+    imports = f"from transformers import AutoTokenizer, {auto_class}"
+    return f"{imports}\n\nmodel = {auto_class}.from_pretrained({path})\ntokenizer = AutoTokenizer.from_pretrained({path})"
+
+
+def _adapter_code(result: RunResult, auto_class: str, adapter: Path) -> str:
     classes = f", num_labels={len(result.data.labels)}" if result.data.labels else ""
     name, bits = _QUANTISED.get(result.settings.get("training", {}).get("base_bits"), ("", ""))
+    caveat = [] if is_hub_id(result.model.name) else ["# The base model: a hub id, or a folder that transformers can read."]
     return "\n".join(
         [
             "from peft import PeftModel",
             f"from transformers import {auto_class}{name}",
             "",
+            *caveat,
             f"base = {auto_class}.from_pretrained({result.model.name!a}{classes}{bits})",
-            f"model = PeftModel.from_pretrained(base, {str(folder / ADAPTER)!a})",
+            f"model = PeftModel.from_pretrained(base, {str(adapter)!a})",
         ]
     )
