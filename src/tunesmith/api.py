@@ -108,7 +108,7 @@ class Run:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return predict.load(self.folder)
+        return predict.load(self.folder, Logged())
 
 
 def fit(

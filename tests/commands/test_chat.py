@@ -31,7 +31,7 @@ class Parrot:
 @pytest.fixture
 def parrot(engine, saved_run) -> Parrot:
     bird = Parrot()
-    engine("predict", load=lambda folder: bird)
+    engine("predict", load=lambda folder, watch: bird)
     return bird
 
 

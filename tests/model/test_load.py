@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import tiny_models
 from tunesmith.errors import ModelError, Offline
 from tunesmith.model import load
+from watching import Notes
 
 Make = Callable[..., Path]
 
@@ -164,6 +165,14 @@ def test_a_torn_gguf_file(tmp_path: Path, rest: bytes):
     path.write_bytes(b"GGUF" + rest)
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
         load.find(str(path))
+
+
+def test_converting_is_said(tmp_path: Path):
+    path, notes = tmp_path / "model.gguf", Notes()
+    path.write_bytes(b"GGUF" + b"\x03\0\0\0")
+    with pytest.raises(ModelError):
+        load.find(str(path), notes)
+    assert notes.said == ["converting model.gguf (8 B) to safetensors, once"]
 
 
 def test_an_unknown_architecture(model_folder: Make):

@@ -40,3 +40,9 @@ def test_what_is_promised_is_what_is_done(bench, capsys, tmp_path, finished):
     assert promised["training"] == done["training"]
     assert promised["method"] == done["method"]
     assert content["num_steps"] == finished("reviews").result.progress.planned_steps
+
+
+def test_what_a_model_costs_before_it_is_there_is_said(bench, capsys, tmp_path):
+    (tmp_path / "torn.gguf").write_bytes(b"GGUF" + b"\x03\0\0\0")
+    assert main(["fit", str(bench.chats), "--model", str(tmp_path / "torn.gguf"), "--dry-run"]) == 2
+    assert "converting torn.gguf (8 B) to safetensors, once" in capsys.readouterr().err

@@ -90,7 +90,7 @@ class Chat(Command):
 
         with View(quiet=self.quiet) as view:
             view.say(f"loading {folder}")
-            return Conversation(predict.load(folder), result.task, self.system, settings)
+            return Conversation(predict.load(folder, view), result.task, self.system, settings)
 
     def _talk(self, conversation: Conversation) -> int:
         """Read lines until the user leaves."""

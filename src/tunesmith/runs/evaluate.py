@@ -23,7 +23,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
     Raises:
         InputError: If the run is not finished, or the rows cannot be read or have labels that the model does not know.
     """
-    predictor = predict.load(folder)
+    predictor = predict.load(folder, watch)
     num_classes = len(predictor.result.data.labels)
     part = rows_like(predictor.result, predictor.source, data, str(folder))
     token_rows.require(predictor.model, part.tokens.input_ids, predictor.source.tokenizer)

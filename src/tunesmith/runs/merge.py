@@ -57,7 +57,7 @@ def merge(
         watch.say("the run trained the whole model: copied as it is")
         return None
     if predict.base_bits(result) == 16:
-        source, model, method = predict.with_adapter(folder, result)
+        source, model, method = predict.with_adapter(folder, result, watch)
         merging.merge_and_save(model, method, source.tokenizer, out)
         return None
     source, merged = _merged_in_float32(folder, result, watch)
@@ -69,7 +69,7 @@ def merge(
 
 def _merged_in_float32(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel]:
     """The base with the weights that it computed with while it was trained on, and the change folded into them."""
-    source, model = predict.base(folder, result)
+    source, model = predict.base(folder, result, watch)
     quantize.dequantize(model)
     merging.merge(model, adapter.load(model, Place(folder).adapter))
     watch.say("the base model was dequantised and merged in float32")
@@ -98,7 +98,7 @@ def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[st
 
 def _agreement(folder: Path, result: RunResult, merged: PreTrainedModel, table: TokenTable, watch: Watch) -> Agreement:
     """How alike the run, its base in few bits, and the merged model answer."""
-    _, tuned, _ = predict.with_adapter(folder, result)
+    _, tuned, _ = predict.with_adapter(folder, result, watch)
     forwards = [choose(model.eval(), classification=bool(result.data.labels), fast=False)[0] for model in (tuned, merged)]
     return compare(_logits(forwards, table, watch))
 

@@ -27,7 +27,7 @@ from tunesmith.runs import answers
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place, located
 from tunesmith.training import memory
-from tunesmith.watch import Quiet
+from tunesmith.watch import Quiet, Watch
 
 PAIR_SHAPE = "text pair+label"
 DEFAULT = Generation()
@@ -99,8 +99,8 @@ class Predictor:
         return answers.reply(self.model, self.source.tokenizer, messages, settings)
 
 
-def load(folder: Path) -> Predictor:
-    """The tuned model of the run in `folder`.
+def load(folder: Path, watch: Watch | None = None) -> Predictor:
+    """The tuned model of the run in `folder`; `watch` is told if its base must be fetched.
 
     Raises:
         RunError: If the run is not finished.
@@ -111,7 +111,7 @@ def load(folder: Path) -> Predictor:
         source = loading.find(str(Place(folder).model))
         model = loading.load(source, result.task)
     else:
-        source, model, _ = with_adapter(folder, result)
+        source, model, _ = with_adapter(folder, result, watch or Quiet())
     model.eval()
     forward, _ = choose(model, classification=bool(result.data.labels))
     return Predictor(result, source, model, forward)
@@ -130,25 +130,25 @@ def finished(folder: Path) -> RunResult:
     return result
 
 
-def with_adapter(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel, Method]:
+def with_adapter(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel, Method]:
     """The base model of a finished run, with what the run learnt attached.
 
     Raises:
         RunError: If the base model has changed.
         ModelError: If the base model or the adapter cannot be read.
     """
-    source, model = base(folder, result)
+    source, model = base(folder, result, watch)
     return source, model, adapter.load(model, Place(folder).adapter)
 
 
-def base(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel]:
+def base(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel]:
     """The base model of a finished run, in as many bits as the run kept it.
 
     Raises:
         RunError: If it has changed.
         ModelError: If it cannot be read.
     """
-    source = loading.find(located(result.model.name, result.directory))
+    source = loading.find(located(result.model.name, result.directory), watch)
     if source.fingerprint != result.model.fingerprint:
         raise RunError(
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."

@@ -186,7 +186,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     recorder = Recorder(watch)
     method = method_of(chosen)
     _require_frozen(chosen.training.base_bits, method)
-    source = load.find(chosen.model)
+    source = load.find(chosen.model, recorder)
     data = prepare(
         with_starters(chosen.data, watch),
         source.tokenizer,
