@@ -73,7 +73,7 @@ def test_newer_missing_and_broken_files(classification_result: RunResult, tmp_pa
 
 
 def test_reading_a_result_imports_nothing_heavy():
-    modules = "result", "curves", "escape", "wording", "verdict", "usage", "write", "svg", "figures", "html", "card", "summary"
+    modules = "result", "curves", "escape", "wording", "verdict", "usage", "svg", "figures", "html", "card", "summary"
     imports = "; ".join(f"import tunesmith.reports.{name}" for name in modules)
     heavy = "{'torch', 'transformers', 'jinja2', 'matplotlib', 'rich'}"
     script = (

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunesmith import durable
 from tunesmith.quantity import format_bytes, format_seconds
 from tunesmith.reports import usage, wording
 from tunesmith.reports.escape import markdown, markdown_prose, printable, shell_word, yaml_string
 from tunesmith.reports.result import RunResult
 from tunesmith.reports.verdict import PAIRED, judge
-from tunesmith.reports.write import write_whole
 
 FILE_NAME = "README.md"
 _PIPELINES = {"classification": "text-classification", "seq2seq": "text2text-generation"}
@@ -28,7 +28,9 @@ _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 def write_card(result: RunResult, folder: Path) -> Path:
     """Write the model card into a run folder, whole or not at all, and give its path."""
-    return write_whole(folder / FILE_NAME, render_card(result, folder))
+    path = folder / FILE_NAME
+    durable.write_file(path, render_card(result, folder))
+    return path
 
 
 def render_card(result: RunResult, folder: Path) -> str:

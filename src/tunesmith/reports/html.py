@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith import durable
 from tunesmith.quantity import format_bytes, format_count, format_percent, format_seconds
 from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.curves import Curves, read_curves
@@ -17,7 +18,6 @@ from tunesmith.reports.escape import printable, shell_word, shorten
 from tunesmith.reports.figures import figures
 from tunesmith.reports.result import BeforeAfter, Cost, RunResult, Stage
 from tunesmith.reports.verdict import PAIRED, judge
-from tunesmith.reports.write import write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,7 +29,9 @@ _MAX_EXAMPLES, _MAX_EXAMPLE_CHARACTERS, _MAX_SETTING_CHARACTERS = 30, 1500, 200
 
 def write_report(result: RunResult, folder: Path) -> Path:
     """Write `report.html` into a run folder, whole or not at all, and give its path."""
-    return write_whole(folder / usage.REPORT, render_report(result, read_curves(folder), folder))
+    path = folder / usage.REPORT
+    durable.write_file(path, render_report(result, read_curves(folder), folder))
+    return path
 
 
 def render_report(result: RunResult, curves: Curves, folder: Path) -> str:

@@ -6,12 +6,12 @@ Everything that a report, a model card or `tunesmith show` says is read from her
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tunesmith import durable
 from tunesmith.checkpoint import lock
 from tunesmith.errors import RunError
 from tunesmith.measure import Measure
@@ -192,12 +192,7 @@ class RunResult:
 
     def save(self, folder: Path) -> None:
         """Write `run.json` into `folder`, whole or not at all."""
-        temporary = folder / f".{FILE_NAME}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2, ensure_ascii=False, allow_nan=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / FILE_NAME)
+        durable.write_file(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path) -> RunResult:

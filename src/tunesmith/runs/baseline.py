@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tunesmith import durable
 from tunesmith.errors import RunError
 from tunesmith.evaluation import metrics, retention
 from tunesmith.measure import Measure
@@ -34,9 +35,7 @@ class Base:
 
     def save(self, path: Path) -> None:
         """Write to a JSON file, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(path)
+        durable.write_file(path, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Base:
