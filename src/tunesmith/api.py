@@ -25,7 +25,6 @@ from tunesmith.watch import Logged, Watch
 if TYPE_CHECKING:
     from tunesmith.runs.predict import Predictor
 
-TUNED = "tuned model"
 _OWN = ("model", "task", "method", "out")
 Paths = str | Path | Sequence[str | Path]
 
@@ -46,7 +45,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """What the tuned model reaches on the test rows; `result.stages` has the intervals and the base model."""
-        stage = next((s for s in self.result.stages if s.name == TUNED), None)
+        stage = next((s for s in self.result.stages if s.kind == "tuned" and s.split == "test"), None)
         return {} if stage is None else {name: measure.value for name, measure in stage.metrics.items()}
 
     @property

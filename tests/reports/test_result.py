@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import RunError
-from tunesmith.reports.result import RunResult
+from tunesmith.reports.result import RunResult, Stage
 
 
 def change(folder: Path, path: list[str | int], value: object) -> None:
@@ -58,6 +58,18 @@ def test_what_may_be_none(classification_result: RunResult, tmp_path: Path):
     loaded = RunResult.load(tmp_path)
     assert loaded.cost is None
     assert loaded.settings == {"anything": [1, None, "x"]}
+
+
+def test_stages_from_before_they_had_a_kind(classification_result: RunResult, tmp_path: Path):
+    result = classification_result
+    paired = Stage(name="paired difference", kind="difference", split="test", metrics=result.stages[-1].metrics)
+    result.stages.append(paired)
+    result.save(tmp_path)
+    raw = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    for stage in raw["stages"]:
+        del stage["kind"]
+    (tmp_path / "run.json").write_text(json.dumps(raw), encoding="utf-8")
+    assert RunResult.load(tmp_path) == result
 
 
 def test_newer_missing_and_broken_files(classification_result: RunResult, tmp_path: Path):

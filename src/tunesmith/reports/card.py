@@ -12,7 +12,7 @@ from tunesmith.quantity import format_bytes, format_seconds
 from tunesmith.reports import usage, wording
 from tunesmith.reports.escape import markdown, markdown_prose, printable, shell_word, yaml_string
 from tunesmith.reports.result import RunResult
-from tunesmith.reports.verdict import PAIRED, judge
+from tunesmith.reports.verdict import judge
 
 FILE_NAME = "README.md"
 _PIPELINES = {"classification": "text-classification", "seq2seq": "text2text-generation"}
@@ -84,17 +84,15 @@ def _section(title: str, lines: Iterator[str]) -> list[str]:
 
 def _results(result: RunResult) -> Iterator[str]:
     """A table of all metrics with their intervals."""
-    metrics = list(dict.fromkeys(name for stage in result.stages if stage.name != PAIRED for name in stage.metrics))
+    metrics = list(dict.fromkeys(name for stage in result.measured_stages for name in stage.metrics))
     if not metrics:
         return
     titles = [markdown_prose(wording.metric_wording(name).title) for name in metrics]
     yield f"| model | rows | {' | '.join(titles)} |"
     yield f"| --- | --- |{' ---: |' * len(metrics)}"
-    for stage in result.stages:
-        if stage.name == PAIRED:
-            continue
+    for stage in result.measured_stages:
         cells = [wording.format_measure(name, stage.metrics[name]) if name in stage.metrics else "–" for name in metrics]
-        name, split = (markdown_prose(text) for text in (wording.stage_title(stage), stage.split))
+        name, split = (markdown_prose(text) for text in (stage.name, stage.split))
         yield f"| {name} | {split} | {' | '.join(cells)} |"
     yield ""
     yield "In brackets: 95 % intervals."

@@ -11,8 +11,7 @@ from tunesmith.reports.curves import Curve, Curves, smooth, thin
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.svg import COLOURS, SMALL, WIDE, draw
-from tunesmith.reports.verdict import PAIRED
-from tunesmith.reports.wording import format_measure, metric_wording, stage_title, title_of
+from tunesmith.reports.wording import format_measure, metric_wording, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +85,7 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
     if not shown:
         return ""
     title = printable(metric_wording(metric).title)
-    spoken = "; ".join(f"{printable(stage_title(s))}: {format_measure(metric, s.metrics[metric])}" for s in shown)
+    spoken = "; ".join(f"{printable(s.name)}: {format_measure(metric, s.metrics[metric])}" for s in shown)
 
     def plot(axes: Axes) -> None:
         _plot_whiskers(axes, metric, shown)
@@ -97,11 +96,11 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
 def figures(result: RunResult, curves: Curves) -> dict[str, list[Figure]]:
     """All figures of a report by the place where they stand: 'metrics', 'training' and 'small'."""
     best_step = result.progress.best_step if result.progress else None
-    metrics = list(dict.fromkeys(name for stage in result.stages for name in stage.metrics))
+    stages = result.measured_stages
+    metrics = list(dict.fromkeys(name for stage in stages for name in stage.metrics))
     drawn = [name for name in _SCORES if name in metrics] or metrics[:2]
     score = next((name for name in _SCORES if name in curves.evaluations), "")
     predicted = result.cost.predicted_memory_bytes if result.cost else None
-    stages = [stage for stage in result.stages if stage.split != "general text" and stage.name != PAIRED]
     found = {
         "metrics": [(title_of(name), interval_figure(name, stages)) for name in drawn],
         "training": [("Loss", loss_figure(curves, best_step)), (title_of(score), score_figure(curves, score, best_step))],
@@ -132,7 +131,7 @@ def _plot_whiskers(axes: Axes, metric: str, stages: list[Stage]) -> None:
         if measure.low is not None and measure.high is not None:
             axes.plot([measure.low, measure.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot([measure.value], [row], color=colour, marker="o", markersize=6.5)
-    labels = [shorten(printable(f"{stage_title(stage)} · {stage.split}", multiline=False), 40) for stage in stages]
+    labels = [shorten(printable(f"{stage.name} · {stage.split}", multiline=False), 40) for stage in stages]
     axes.set_yticks(range(len(stages)), labels)
     axes.set_ylim(len(stages) - 0.4, -0.6)
     axes.grid(visible=True, axis="x")

@@ -17,7 +17,7 @@ from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.escape import printable, shell_word, shorten
 from tunesmith.reports.figures import figures
 from tunesmith.reports.result import BeforeAfter, Cost, RunResult, Stage
-from tunesmith.reports.verdict import PAIRED, judge
+from tunesmith.reports.verdict import judge
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,14 +110,14 @@ def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
 
 def _metric_columns(result: RunResult) -> list[str]:
     """The metrics of all stages, the ones people ask for first."""
-    found = list(dict.fromkeys(name for stage in result.stages if stage.name != PAIRED for name in stage.metrics))
+    found = list(dict.fromkeys(name for stage in result.measured_stages for name in stage.metrics))
     return sorted(found, key=lambda name: wording.HEADLINE_ORDER.index(name) if name in wording.HEADLINE_ORDER else 99)
 
 
 def _stages_by_split(result: RunResult) -> list[tuple[str, list[Stage]]]:
     """The stages of each part of the data, in the order they came; differences, which have other units, left out."""
-    splits = dict.fromkeys(stage.split for stage in result.stages)
-    return [(split, [s for s in result.stages if s.split == split and s.name != PAIRED]) for split in splits]
+    stages = result.measured_stages
+    return [(split, [s for s in stages if s.split == split]) for split in dict.fromkeys(stage.split for stage in stages)]
 
 
 def _costs(cost: Cost) -> Iterator[tuple[str, str, str, str]]:

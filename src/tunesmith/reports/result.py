@@ -20,6 +20,14 @@ SCHEMA_VERSION = 1
 FILE_NAME = "run.json"
 Status = Literal["running", "finished", "interrupted", "failed", "killed"]
 """'killed' is never written: it is what 'running' means when no process holds the folder."""
+StageKind = Literal["majority", "base", "tuned", "difference"]
+_KINDS_BY_NAME: dict[str, StageKind] = {
+    "majority class": "majority",
+    "base model": "base",
+    "base model, untrained head": "base",
+    "paired difference": "difference",
+}
+"""What a stage without a kind is, if it is not of the tuned model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +73,27 @@ class Stage:
     """All metrics of one state of the model on one part of the data."""
 
     name: str
-    """'majority class', 'base model', 'best checkpoint', 'test', ..."""
+    """What a reader calls it: 'majority class', 'base model', 'best checkpoint', 'tuned model', ..."""
+    kind: StageKind
+    """What it is; 'difference' is tuned minus base model, measured row by row."""
     split: str
-    """'validation', 'test' or 'general text'."""
+    """'validation', 'test', or the names of other data."""
     metrics: dict[str, Measure]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing was tuned yet."""
+        return self.kind in ("majority", "base")
+
+
+def read_stage(raw: dict[str, Any]) -> Stage:
+    """A stage from its JSON form, also from one that was written before stages had a kind.
+
+    Raises:
+        KeyError: If a field is missing.
+        TypeError: If a field is of another type.
+    """
+    return _build(Stage, {"kind": _KINDS_BY_NAME.get(raw["name"], "tuned"), **raw})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +215,11 @@ class RunResult:
         """Whether training was reached: before it, nothing is trainable."""
         return self.model.num_trainable > 0
 
+    @property
+    def measured_stages(self) -> list[Stage]:
+        """The stages of the models themselves, without differences, which have other units."""
+        return [stage for stage in self.stages if stage.kind != "difference"]
+
     def save(self, folder: Path) -> None:
         """Write `run.json` into `folder`, whole or not at all."""
         durable.write_file(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False))
@@ -212,9 +242,11 @@ class RunResult:
             found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
             raise RunError(f"{path} has schema version {found}; this tunesmith reads {SCHEMA_VERSION}. Update tunesmith.")
         try:
+            stages = [read_stage(stage) for stage in raw.pop("stages", [])]
             result = _build(cls, raw)
         except (TypeError, KeyError) as error:
             raise RunError(f"{path} is damaged ({error}).") from None
+        result.stages = stages
         if result.status == "running" and not lock.is_held(folder):
             result.status = "killed"
         return result

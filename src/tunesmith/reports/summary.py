@@ -11,7 +11,7 @@ from tunesmith.quantity import format_bytes, format_seconds
 from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult
-from tunesmith.reports.verdict import PAIRED, judge
+from tunesmith.reports.verdict import judge
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -103,7 +103,7 @@ def _results_table(result: RunResult, *, narrow: bool) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    stages = [stage for stage in result.stages if stage.name != PAIRED]
+    stages = result.measured_stages
     metrics = list(dict.fromkeys(name for stage in stages for name in stage.metrics))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(_cell("model"))
@@ -115,7 +115,7 @@ def _results_table(result: RunResult, *, narrow: bool) -> Table:
     for stage in stages:
         cells = [_measured(name, stage.metrics[name], narrow) if name in stage.metrics else "–" for name in metrics]
         style = "bold" if stage is tuned else ""
-        titles = [_cell(text, style) for text in (wording.stage_title(stage), stage.split)]
+        titles = [_cell(text, style) for text in (stage.name, stage.split)]
         table.add_row(*titles, *[_text(text, style) for text in cells])
     return table
 

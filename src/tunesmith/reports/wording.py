@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tunesmith.measure import Measure
 from tunesmith.quantity import format_count, format_percent
-from tunesmith.reports.result import Cost, ModelFacts, Stage
+from tunesmith.reports.result import Cost, ModelFacts
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ _GAUGE_EXPLANATIONS = {
     "representation_similarity": "Cosine between what both models make of the same general text: 1 is unchanged, 0 unrelated.",
     "kept_neighbours": "Share of general texts nearest to each other that still are: 100 % means all of them.",
 }
-
-
-def stage_title(stage: Stage) -> str:
-    """What a stage is called to a reader; one that has only its split's name is the tuned model."""
-    return "tuned model" if stage.name.lower() == stage.split.lower() else stage.name
 
 
 def title_of(name: str) -> str:

@@ -31,7 +31,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
     rows = writing.rows_to_measure(part)
     written = writing.answer(predictor.model, predictor.source.tokenizer, part, rows, watch) if rows else []
     measures = scores.metrics(num_classes) | writing.measures(part, rows, written)
-    return [Stage(name="tuned model", split=", ".join(Path(path).name for path in data), metrics=measures)]
+    return [Stage(name="tuned model", kind="tuned", split=", ".join(Path(path).name for path in data), metrics=measures)]
 
 
 def rows_like(result: RunResult, source: Source, data: Sequence[str], where: str) -> Part:

@@ -7,8 +7,6 @@ from pathlib import Path
 from tunesmith import registry, settings
 from tunesmith.settings import FitSettings, Tree
 
-METHODS = "tunesmith.methods"
-
 
 def resolve(flags: Tree, *, config: str | None, preset: str | None) -> FitSettings:
     """The settings that flags, a TOML file and presets give together.
@@ -23,7 +21,7 @@ def resolve(flags: Tree, *, config: str | None, preset: str | None) -> FitSettin
     for layer in (file, flags):
         method = settings.merge(layer).get("method")
         name = method.get("name") if isinstance(method, dict) else None
-        if isinstance(name, str) and name not in registry.names(METHODS):
+        if isinstance(name, str) and name not in registry.names(registry.METHODS):
             named = load_named(name)
             presets.append(named)
             layer = {**layer, "method": {**method, "name": _method_of(named)}}  # type: ignore[dict-item]
@@ -39,7 +37,7 @@ def load_named(name: str) -> Tree:
     """
     presets = settings.preset_names()
     if name not in presets:
-        raise registry.unknown("method", name, [*registry.names(METHODS), *presets])
+        raise registry.unknown("method", name, [*registry.names(registry.METHODS), *presets])
     return settings.load_preset(name)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
-from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
@@ -276,4 +275,4 @@ def method_of(chosen: FitSettings) -> Method:
     """
     tree = dict(chosen.method)
     name = str(tree.pop("name"))
-    return settings.from_mapping(registry.find(METHODS, name, Method), tree, f"method {name!r}", "method.")
+    return settings.from_mapping(registry.find(registry.METHODS, name, Method), tree, f"method {name!r}", "method.")
