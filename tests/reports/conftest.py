@@ -98,8 +98,6 @@ def classification_result() -> RunResult:
             real_tokens_per_second=3700.0,
             peak_memory_bytes=1_100_000_000,
             memory_above_import_bytes=610_000_000,
-            predicted_seconds=121.0,
-            predicted_memory_bytes=1_180_000_000,
         ),
         warnings=["1.2 % of the rows are longer than 256 tokens and were cut."],
     )

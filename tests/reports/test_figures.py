@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tunesmith.reports.curves import Curves, read_curves
-from tunesmith.reports.figures import figures, interval_figure, loss_figure, memory_figure, score_figure, speed_figure
+from tunesmith.reports.figures import figures, interval_figure, loss_figure, score_figure, speed_figure
 from tunesmith.reports.result import RunResult
 
 
@@ -45,9 +45,3 @@ def test_intervals_are_told_to_those_who_cannot_see_them(classification_result: 
     drawing = interval_figure("accuracy", classification_result.stages)
     assert "tuned model: 86.0 % (83.9 to 88.1 %)" in drawing
     assert interval_figure("perplexity", classification_result.stages) == ""
-
-
-def test_the_predicted_peak_is_drawn():
-    curves = Curves({"memory_bytes": (np.arange(3.0), np.array([1e9, 2e9, 2e9]))})
-    assert "predicted peak" in memory_figure(curves, 3_000_000_000)
-    assert "predicted peak" not in memory_figure(curves, None)

@@ -14,7 +14,7 @@ from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.html import render_report, write_report
 from tunesmith.reports.result import RunResult
 
-SECTIONS = ["Results", "Training", "What it forgot", "Before and after", "Memory and time", "How to use it", "Data"]
+SECTIONS = ["Results", "Training", "What it forgot", "Before and after", "How to use it", "Data"]
 SECTIONS += ["Model and method", "Settings", "Versions and machine"]
 
 
@@ -61,7 +61,7 @@ def test_numbers_of_the_run_are_shown(classification_result: RunResult, run_fold
         "83.9 to 88.1 %",
         "5.15 %",
         "610 MB above the libraries",
-        "7 % too high",
+        "2 min 51 s in all",
         "3,700/s",
         "training.learning_rate",
         "0.001",
@@ -71,17 +71,6 @@ def test_numbers_of_the_run_are_shown(classification_result: RunResult, run_fold
     assert "✗&nbsp;positive" in page
     assert "✓&nbsp;positive" in page
     assert "cd" * 32 in page
-
-
-def test_what_was_not_predicted_has_no_column(classification_result: RunResult):
-    assert classification_result.cost is not None
-    cost = replace(classification_result.cost, predicted_seconds=None)
-    page = render_report(replace(classification_result, cost=cost), Curves(), Path("x"))
-    assert "prediction was" in page, "memory was predicted"
-    assert "not predicted" not in page
-    page = render_report(replace(classification_result, cost=replace(cost, predicted_memory_bytes=None)), Curves(), Path("x"))
-    assert "Memory and time" in page
-    assert "predict" not in page
 
 
 def test_labels_keep_together_and_say_their_column_on_a_narrow_screen(classification_result: RunResult):
@@ -98,7 +87,7 @@ def test_a_run_that_did_not_finish_has_a_page(classification_result: RunResult, 
         classification_result, status=status, error="broke", progress=None, stages=[], retention={}, examples=[], cost=None
     )
     page = render_report(bare, Curves(), tmp_path)
-    assert sections(page) == ["How to use it", *SECTIONS[6:]]
+    assert sections(page) == ["How to use it", *SECTIONS[5:]]
     assert f"tunesmith resume {tmp_path}" in page
 
 

@@ -60,7 +60,7 @@ def test_what_may_be_none(classification_result: RunResult, tmp_path: Path):
     assert loaded.settings == {"anything": [1, None, "x"]}
 
 
-def test_stages_from_before_they_had_a_kind(classification_result: RunResult, tmp_path: Path):
+def test_a_record_of_before_is_read(classification_result: RunResult, tmp_path: Path):
     result = classification_result
     paired = Stage(name="paired difference", kind="difference", split="test", metrics=result.stages[-1].metrics)
     result.stages.append(paired)
@@ -68,6 +68,7 @@ def test_stages_from_before_they_had_a_kind(classification_result: RunResult, tm
     raw = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     for stage in raw["stages"]:
         del stage["kind"]
+    raw["cost"]["predicted_seconds"] = 121.0
     (tmp_path / "run.json").write_text(json.dumps(raw), encoding="utf-8")
     assert RunResult.load(tmp_path) == result
 

@@ -16,7 +16,7 @@ from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.escape import printable, shell_word, shorten
 from tunesmith.reports.figures import figures
-from tunesmith.reports.result import BeforeAfter, Cost, RunResult, Stage
+from tunesmith.reports.result import BeforeAfter, RunResult, Stage
 from tunesmith.reports.verdict import judge
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def render_report(result: RunResult, curves: Curves, folder: Path) -> str:
                 for place, found in figures(result, curves).items()
             },
             examples=[_shortened(example) for example in result.examples[:_MAX_EXAMPLES]],
-            costs=list(_costs(result.cost)) if result.cost else [],
             settings=list(_flatten(result.settings)),
             method=list(_flatten({key: value for key, value in result.method.items() if key != "name"})),
             facts=_data_facts(result),
@@ -118,19 +117,6 @@ def _stages_by_split(result: RunResult) -> list[tuple[str, list[Stage]]]:
     """The stages of each part of the data, in the order they came; differences, which have other units, left out."""
     stages = result.measured_stages
     return [(split, [s for s in stages if s.split == split]) for split in dict.fromkeys(stage.split for stage in stages)]
-
-
-def _costs(cost: Cost) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of what was predicted beside what was measured: name, predicted, measured, how far off."""
-    pairs = (
-        ("peak memory", cost.predicted_memory_bytes, cost.peak_memory_bytes, format_bytes),
-        ("training time", cost.predicted_seconds, cost.train_seconds, format_seconds),
-    )
-    for name, predicted, measured, write in pairs:
-        if predicted is None:
-            yield name, "", write(measured), ""
-        else:
-            yield name, write(predicted), write(measured), wording.off_by(predicted, measured)
 
 
 def _flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -117,8 +117,6 @@ class Cost:
     """Peak resident memory of the process (CPU) or of the device (GPU)."""
     memory_above_import_bytes: int | None = None
     """The same, less what a process holds that has only imported the libraries."""
-    predicted_seconds: float | None = None
-    predicted_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,18 +128,15 @@ def _measured(name: str, measure: Measure, narrow: bool) -> str:
 
 
 def _costs(result: RunResult) -> Table:
-    """Trained share, memory, time and speed, measured beside predicted."""
+    """Trained share, memory, time and speed."""
     table = _facts()
     trained = f"{wording.trainable_share(result.model)} parameters" if result.was_started else "nothing: not started"
     table.add_row(_cell("trained"), _cell(trained))
     cost, progress = result.cost, result.progress
     if cost:
-        memory, seconds = cost.predicted_memory_bytes, cost.predicted_seconds
-        predicted = f"; predicted {format_bytes(memory)}, {wording.off_by(memory, cost.peak_memory_bytes)}" if memory else ""
-        table.add_row(_cell("peak memory"), _cell(format_bytes(cost.peak_memory_bytes) + predicted))
-        predicted = f"; predicted {format_seconds(seconds)}, {wording.off_by(seconds, cost.train_seconds)}" if seconds else ""
-        whole = f" of training, {format_seconds(cost.total_seconds)} in all"
-        table.add_row(_cell("time"), _cell(format_seconds(cost.train_seconds) + whole + predicted))
+        seconds = f"{format_seconds(cost.train_seconds)} of training, {format_seconds(cost.total_seconds)} in all"
+        table.add_row(_cell("peak memory"), _cell(format_bytes(cost.peak_memory_bytes)))
+        table.add_row(_cell("time"), _cell(seconds))
         table.add_row(_cell("speed"), _cell(wording.tokens_per_second(cost)))
     if progress:
         steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}; kept: step {progress.best_step:,}"

@@ -95,11 +95,3 @@ def trainable_share(model: ModelFacts) -> str:
 def tokens_per_second(cost: Cost) -> str:
     """The speed in tokens that were really computed: `12,400 real tokens/s`."""
     return f"{format_count(cost.real_tokens_per_second)} real tokens/s"
-
-
-def off_by(predicted: float, measured: float) -> str:
-    """How far a prediction was from what was measured: `8 % too low`, `exact`, `12 % too high`."""
-    if not measured:
-        return "nothing measured"
-    percent = round((predicted / measured - 1) * 100)
-    return "exact to 1 %" if percent == 0 else f"{abs(percent)} % too {'high' if percent > 0 else 'low'}"
