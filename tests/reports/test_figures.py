@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tunesmith.measure import Measure
 from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.figures import figures, interval_figure, loss_figure, score_figure, speed_figure
-from tunesmith.reports.result import RunResult
+from tunesmith.reports.result import RunResult, Stage
 
 
 def test_nothing_measured_nothing_drawn(classification_result: RunResult):
@@ -45,3 +46,10 @@ def test_intervals_are_told_to_those_who_cannot_see_them(classification_result: 
     drawing = interval_figure("accuracy", classification_result.stages)
     assert "tuned model: 86.0 % (83.9 to 88.1 %)" in drawing
     assert interval_figure("perplexity", classification_result.stages) == ""
+
+
+def test_every_headline_has_a_figure(chat_result: RunResult):
+    measure = Measure(value=0.5, low=0.4, high=0.6)
+    metrics = {"loss": measure, "perplexity": measure, "rouge_l": measure, "exact_match": measure}
+    chat_result.stages = [Stage(name="tuned model", kind="tuned", split="test", metrics=metrics)]
+    assert [figure.title for figure in figures(chat_result, Curves())["metrics"]] == ["ROUGE-L", "Exact match", "Perplexity"]

@@ -11,13 +11,13 @@ from tunesmith.reports.curves import Curve, Curves, smooth, thin
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.svg import COLOURS, SMALL, WIDE, draw
-from tunesmith.reports.wording import format_measure, metric_wording, title_of
+from tunesmith.reports.wording import HEADLINE_ORDER, format_measure, metric_wording, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MIN_RAW_POINTS = 8
-_SCORES = ("accuracy", "macro_f1", "exact_match", "perplexity")
+_SCORES = tuple(name for name in HEADLINE_ORDER if name != "loss")
 
 
 @dataclass(frozen=True)
