@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.measure import Measure
 from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.html import render_report, write_report
-from tunesmith.reports.result import RunResult
+from tunesmith.reports.result import RunResult, Stage
 
 SECTIONS = ["Results", "Training", "What it forgot", "Before and after", "How to use it", "Data"]
 SECTIONS += ["Model and method", "Settings", "Versions and machine"]
@@ -71,6 +72,17 @@ def test_numbers_of_the_run_are_shown(classification_result: RunResult, run_fold
     assert "✗&nbsp;positive" in page
     assert "✓&nbsp;positive" in page
     assert "cd" * 32 in page
+
+
+def test_the_note_on_intervals_says_what_decided(chat_result: RunResult):
+    overlap = "Where the intervals of two models overlap"
+    assert overlap in render_report(chat_result, Curves(), Path("x"))
+    paired = Measure(value=-0.3, low=-0.4, high=-0.2)
+    chat_result.stages.append(Stage(name="paired difference", kind="difference", split="test", metrics={"loss": paired}))
+    page = render_report(chat_result, Curves(), Path("x"))
+    assert "perplexity falls" in page
+    assert overlap not in page
+    assert "decided by the difference row by row" in page
 
 
 def test_labels_keep_together_and_say_their_column_on_a_narrow_screen(classification_result: RunResult):

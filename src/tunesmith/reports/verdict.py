@@ -22,6 +22,8 @@ class Verdict:
     metric: str | None = None
     tuned: Stage | None = None
     baseline: Stage | None = None
+    is_paired: bool = False
+    """Whether the difference row by row decided, and not the overlap of two intervals."""
 
 
 def judge(result: RunResult) -> Verdict:
@@ -43,7 +45,7 @@ def judge(result: RunResult) -> Verdict:
     difference = _difference(metric, baseline.metrics[metric], measure, paired)
     reason = "the 95 % intervals overlap" if paired is None else "the 95 % interval of the paired difference includes 0"
     sentence = where + _comparison(metric, difference, measure, baseline, reason)
-    return Verdict(difference, sentence, metric, tuned, baseline)
+    return Verdict(difference, sentence, metric, tuned, baseline, is_paired=paired is not None)
 
 
 def _unfinished(result: RunResult) -> str:
@@ -74,10 +76,11 @@ def _strongest_baseline(stages: list[Stage], metric: str, split: str) -> Stage |
 
 
 def _paired(stages: list[Stage], metric: str, split: str) -> Measure | None:
-    """Tuned minus base measured row by row, if the run has it; perplexity rises and falls with the loss."""
+    """Tuned minus base measured row by row, if the run has its interval; perplexity rises and falls with the loss."""
     names = (metric, "loss") if metric == "perplexity" else (metric,)
     found = (s.metrics for s in stages if s.kind == "difference" and s.split == split)
-    return next((metrics[name] for metrics in found for name in names if name in metrics), None)
+    known = (metrics[name] for metrics in found for name in names if name in metrics)
+    return next((measure for measure in known if measure.low is not None), None)
 
 
 def _difference(metric: str, before: Measure, after: Measure, paired: Measure | None) -> Difference:
