@@ -119,7 +119,7 @@ def test_evaluate(tunesmith_run, engine, saved_run):
 
 def test_merge(tunesmith_run, engine, saved_run):
     asked = []
-    engine("merge", merge=lambda folder, out, watch, rows: asked.append((folder, out)))
+    engine("merge", merge=lambda folder, out, watch, **given: asked.append((folder, out)))
     assert "The merged model is in there" in tunesmith_run("merge", "first", "--out", "there").out
     assert asked == [(Path("runs/first"), Path("there"))]
     assert json.loads(tunesmith_run("merge", "first", "--out", "there", "--json").out)["out"] == "there"

@@ -52,3 +52,8 @@ def test_a_method_table_without_a_name_is_of_the_default_method(tmp_path):
     other = layers.resolve({"method": {"name": "ia3"}}, config=str(file), preset=None)
     assert other.method == {"name": "ia3"}
     assert layers.resolve({}, config=str(file), preset="quick").method == {"name": "lora", "rank": 4, "alpha": 4}
+
+
+def test_rows_to_evaluate_on_and_a_share_to_hold_out(tmp_path):
+    with pytest.raises(SettingsError, match="--eval gives the rows.*Leave one of the two out"):
+        layers.resolve({"data": {"eval": "more.csv", "test_share": 0.2}}, config=None, preset=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith import registry, settings
+from tunesmith.errors import SettingsError
 from tunesmith.settings import FitSettings, Tree
 
 
@@ -26,7 +27,12 @@ def resolve(flags: Tree, *, config: str | None, preset: str | None) -> FitSettin
             presets.append(named)
             layer = {**layer, "method": {**method, "name": _method_of(named)}}  # type: ignore[dict-item]
         layers.append(layer)
-    return settings.from_mapping(FitSettings, settings.merge(*presets, *layers), "settings")
+    chosen = settings.from_mapping(FitSettings, settings.merge(*presets, *layers), "settings")
+    if chosen.data.eval is not None and chosen.data.test_share is not None:
+        raise SettingsError(
+            "--eval gives the rows for the final numbers, so --test-share would hold out none. Leave one of the two out."
+        )
+    return chosen
 
 
 def load_named(name: str) -> Tree:
