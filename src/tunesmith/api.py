@@ -54,7 +54,7 @@ class Run:
         return self.folder / REPORT
 
     def predict(self, texts: Sequence[str | tuple[str, str]], *, max_new_tokens: int = 256) -> list[str]:
-        """The label of each text (or pair of texts), or the written answer to each.
+        """The label of each text (or pair of texts), or what the model writes to each, at most `max_new_tokens` of it.
 
         Raises:
             InputError: If the texts are not of the kind that the run was tuned on.

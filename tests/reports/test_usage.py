@@ -18,7 +18,7 @@ from tunesmith.reports.card import render_card
 from tunesmith.reports.curves import Curves
 from tunesmith.reports.html import render_report
 from tunesmith.reports.result import RunResult
-from tunesmith.reports.usage import library, other_code
+from tunesmith.reports.usage import library, other_code, tunesmith_code
 
 
 def run_of(method: Method, folder: Path) -> Path:
@@ -55,3 +55,9 @@ def test_what_transformers_cannot_read_is_said_where_it_is_named(chat_result: Ru
         assert found is not None
         ast.parse(found[1])
         assert ("# The base model: a hub id, or a folder" in found[1]) == is_said
+
+
+def test_a_judge_of_pairs_is_asked_about_pairs(classification_result: RunResult, tmp_path: Path):
+    assert '.predict(["a text of your own"])' in tunesmith_code(classification_result, tmp_path)
+    pairs = replace(classification_result, data=replace(classification_result.data, shape="text pair+label"))
+    assert '.predict([("a text", "another")])' in tunesmith_code(pairs, tmp_path)

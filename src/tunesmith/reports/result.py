@@ -67,6 +67,11 @@ class DataFacts:
     labels: list[str] = field(default_factory=list)
     """Class names in the order of their ids; empty if the task has none."""
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each row is a pair of texts with a label."""
+        return self.shape == "text pair+label"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:

@@ -56,7 +56,8 @@ def next_commands(result: RunResult, folder: Path) -> list[NextCommand]:
 
 def tunesmith_code(result: RunResult, folder: Path) -> str:
     """Python lines that load the run with tunesmith and use it once."""
-    return f'import tunesmith as ts\n\nrun = ts.load({str(folder)!a})\nprint(run.predict(["a text of your own"]))'
+    asked = '("a text", "another")' if result.data.has_pairs else '"a text of your own"'
+    return f"import tunesmith as ts\n\nrun = ts.load({str(folder)!a})\nprint(run.predict([{asked}]))"
 
 
 def library(folder: Path) -> str:

@@ -24,12 +24,12 @@ from tunesmith.model.forward import Forward, choose
 from tunesmith.model.load import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import answers
+from tunesmith.runs.answers import Written
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place, located
 from tunesmith.training import memory
 from tunesmith.watch import Quiet, Watch
 
-PAIR_SHAPE = "text pair+label"
 DEFAULT = Generation()
 
 
@@ -43,6 +43,10 @@ class Predictor:
     forward: Forward
 
     def predict(self, texts: Sequence[str | tuple[str, str]], settings: Generation = DEFAULT) -> list[str]:
+        """The texts of `answers`."""
+        return [answer.text for answer in self.answers(texts, settings)]
+
+    def answers(self, texts: Sequence[str | tuple[str, str]], settings: Generation = DEFAULT) -> list[Written]:
         """The label of each text or pair of texts, or the written answer to each text.
 
         Raises:
@@ -52,7 +56,7 @@ class Predictor:
         if not texts:
             return []
         if self.result.data.labels:
-            return self._classes(texts)
+            return [Written(label) for label in self._classes(texts)]
         texts = [text for text in texts if isinstance(text, str)]
         if self.result.task == "chat":
             chats = [Chat((Message("user", text), Message("assistant", ""))) for text in texts]
@@ -61,7 +65,7 @@ class Predictor:
 
     def _checked(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """The text, if it is what the model was tuned on."""
-        wants_pair, is_pair = self.result.data.shape == PAIR_SHAPE, not isinstance(text, str)
+        wants_pair, is_pair = self.result.data.has_pairs, not isinstance(text, str)
         if is_pair and len(text) != 2:
             raise InputError(f"A pair is two texts, found {len(text)}: {str(text)[:80]}.")
         if is_pair != wants_pair:
