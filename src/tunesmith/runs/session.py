@@ -237,10 +237,13 @@ def _require_held_out(data: PreparedData) -> None:
     Raises:
         DataError: If a part has no row.
     """
-    parts = ((data.validation, "to choose the best checkpoint", "--validation-share"), (data.test, "to test", "--test-share"))
-    for part, purpose, flag in parts:
-        if not len(part.tokens):
-            raise DataError(f"No row of {data.name} is held out {purpose}. Give more rows, a larger {flag}, or rows by --eval.")
+    if not len(data.validation.tokens):
+        purpose, cure = "to choose the best checkpoint", "more rows or a larger --validation-share"
+    elif not len(data.test.tokens):
+        purpose, cure = "to test", "more rows, a larger --test-share, or rows by --eval"
+    else:
+        return
+    raise DataError(f"No row of {data.name} is held out {purpose}. Give {cure}.")
 
 
 def _weightless(tensor: Tensor) -> Tensor:
