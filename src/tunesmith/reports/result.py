@@ -199,6 +199,8 @@ class RunResult:
     """Whether the method's change can be folded into the base weights."""
     status: Status = "running"
     error: str | None = None
+    has_diverged: bool = False
+    """Whether it failed by numbers that were not finite: the same steps, taken again, lead there again."""
     progress: Progress | None = None
     stages: list[Stage] = field(default_factory=list)
     retention: dict[str, Measure] = field(default_factory=dict)

@@ -39,13 +39,20 @@ def trained_folder(folder: Path) -> Path | None:
     return next((folder / name for name in (ADAPTER, MODEL) if (folder / name).is_dir()), None)
 
 
+def resume_command(result: RunResult, folder: Path) -> NextCommand | None:
+    """How to go on with a run that stopped on its way; None if that is not to be done."""
+    if result.status in ("running", "finished") or result.has_diverged:
+        return None
+    purpose = "go on from the last checkpoint" if result.was_started else "start training"
+    return NextCommand(f"tunesmith resume {shell_word(str(folder))}", purpose)
+
+
 def next_commands(result: RunResult, folder: Path) -> list[NextCommand]:
     """What to do next with a run, the most likely first."""
     run = shell_word(str(folder))
     if result.status != "finished":
-        purpose = "go on from the last checkpoint" if result.was_started else "start training"
-        resume = NextCommand(f"tunesmith resume {run}", purpose)
-        return [resume, NextCommand(f"tunesmith show {run}", "see how far it came")]
+        resume = resume_command(result, folder)
+        return [*([resume] if resume else []), NextCommand(f"tunesmith show {run}", "see how far it came")]
     commands = [NextCommand(f"tunesmith evaluate {run} DATA", "measure it on other data")]
     if result.task != "classification":
         commands.insert(0, NextCommand(f"tunesmith chat {run}", "talk to it"))

@@ -18,6 +18,7 @@ import torch
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint.save_model import save_model
+from tunesmith.errors import TrainingDiverged
 from tunesmith.model import anatomy
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
@@ -107,6 +108,7 @@ def give_up(session: Session, place: Place, result: RunResult, began: Began, err
     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
     result.status = "interrupted" if stopped else "failed"
     result.error = None if stopped else str(error) or type(error).__name__
+    result.has_diverged = isinstance(error, TrainingDiverged)
     _complete(result, session, began)
     with contextlib.suppress(OSError):  # on a full disk the record of before stands
         result.save(place.folder)
