@@ -94,7 +94,7 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
 
 def figures(result: RunResult, curves: Curves) -> dict[str, list[Figure]]:
     """All figures of a report by the place where they stand: 'metrics', 'training' and 'small'."""
-    best_step = result.progress.best_step if result.progress else None
+    best_step = (result.progress.best_step or None) if result.progress else None
     stages = result.measured_stages
     metrics = list(dict.fromkeys(name for stage in stages for name in stage.metrics))
     drawn = [name for name in _SCORES if name in metrics] or metrics[:2]

@@ -170,6 +170,7 @@ class Progress:
     planned_steps: int
     epochs: float
     best_step: int
+    """0 until the first evaluation."""
     best_metric: str
     stop_reason: str
     """'all epochs done', 'early stop: ...', 'time limit', ..."""

@@ -139,8 +139,9 @@ def _costs(result: RunResult) -> Table:
         table.add_row(_cell("time"), _cell(seconds))
         table.add_row(_cell("speed"), _cell(wording.tokens_per_second(cost)))
     if progress:
-        steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}; kept: step {progress.best_step:,}"
-        table.add_row(_cell("steps"), _cell(f"{steps}, best by {wording.metric_wording(progress.best_metric).title}"))
+        best = f"kept: step {progress.best_step:,}, best by {wording.metric_wording(progress.best_metric).title}"
+        steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}"
+        table.add_row(_cell("steps"), _cell(f"{steps}; {best if progress.best_step else 'not evaluated yet'}"))
     return table
 
 
