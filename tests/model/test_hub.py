@@ -29,7 +29,7 @@ def refused(kind: type[Exception]) -> Exception:
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (refused(GatedRepoError), ModelError, "accepted its licence.*huggingface.co/meta/llama.*hf auth login"),
+        (refused(GatedRepoError), ModelError, "accepted its licence.*huggingface.co/meta/llama and sign in.*hf auth login"),
         (refused(RepositoryNotFoundError), ModelError, "the hub does not know it"),
         (LocalEntryNotFoundError("no"), Offline, "the hub cannot be reached"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DiskFull, "no room for meta/llama.*HF_HOME"),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tunesmith.errors import DiskFull, ModelError, Offline, first_line
-from tunesmith.watch import Progress, Watch
-
-if TYPE_CHECKING:
-    from tqdm.asyncio import tqdm
+from tunesmith.model import bars
+from tunesmith.watch import Watch
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
@@ -30,12 +26,13 @@ def snapshot(name: str, files: list[str], watch: Watch) -> Path:
 
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"There is no model {name!r}: no such folder or .gguf file, and it is no hub id (owner/name).")
+    bar = bars.bar(f"fetching {name}", watch, first=f"fetching {name} from the hub, once", unit="B", counted="bytes")
     try:
-        return Path(snapshot_download(name, allow_patterns=files, tqdm_class=_bar(name, watch)))
+        return Path(snapshot_download(name, allow_patterns=files, tqdm_class=bar))
     except GatedRepoError:  # a kind of RepositoryNotFoundError
         raise ModelError(
-            f"The hub gives {name} only to who has accepted its licence: do so on https://huggingface.co/{name}, then let "
-            "this machine know who you are: hf auth login"
+            f"The hub gives {name} only to those who have accepted its licence. Accept it on https://huggingface.co/{name} and "
+            "sign in on this machine: hf auth login"
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"There is no model {name!r}: no such folder on this machine, and the hub does not know it.") from None
@@ -49,26 +46,3 @@ def snapshot(name: str, files: list[str], watch: Watch) -> Path:
             f"There is no folder {name!r} here, and the hub cannot be reached to look for it there ({first_line(error)}). "
             "Connect and try again, or give the path of a model folder, a .gguf file, or starter:smollm2 / starter:minilm."
         ) from None
-
-
-def _bar(name: str, watch: Watch) -> type[tqdm]:
-    """A bar for the hub's library that tells `watch` of the bytes that arrive, and shows nothing itself."""
-    from tqdm.asyncio import tqdm
-
-    phase, furthest = f"fetching {name}", 0
-
-    class Bar(tqdm):
-        def __init__(self, *arguments: object, **settings: object) -> None:
-            super().__init__(*arguments, **{**settings, "file": io.StringIO()})  # pyright: ignore
-
-        def display(self, *_: object, **__: object) -> None:
-            """Tell how many bytes are there: of two bars for them, one may stand still."""
-            nonlocal furthest
-            if self.unit != "B" or not self.total:
-                return
-            if not furthest:
-                watch.say(f"{phase} from the hub, once")
-            furthest = max(furthest, int(self.n), 1)
-            watch.progress(Progress(phase=phase, done=furthest, total=int(self.total), unit="bytes"))
-
-    return Bar

@@ -24,13 +24,14 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging as transformers_logging
 
 from tunesmith import starter
 from tunesmith.errors import ModelError, first_line
-from tunesmith.model import anatomy, hub, model_folder, quantize, safe_files
+from tunesmith.model import anatomy, bars, hub, model_folder, quantize, safe_files
 from tunesmith.quantity import format_bytes
 from tunesmith.starter import resolve
 from tunesmith.watch import Quiet, Watch
@@ -267,12 +268,14 @@ def _converted(path: Path, watch: Watch) -> Path:
         return target
     quiet()
     watch.say(f"converting {path.name} ({format_bytes(path.stat().st_size)}) to safetensors, once")
+    bar = bars.bar(f"converting {path.name}", watch)
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        with bars.drawn_by(bar, modeling_gguf_pytorch_utils):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
     except (ValueError, LookupError, OSError, RuntimeError, TypeError, ImportError, struct.error) as error:
         raise ModelError(f"{path} cannot be read as GGUF: {first_line(error)}.") from None
     model = _complete(loaded, str(path))
