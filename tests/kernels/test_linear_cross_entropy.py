@@ -27,6 +27,7 @@ FORMS = {
 @pytest.fixture(params=[16, ROWS // 2, 10**6], ids=["many chunks", "two chunks", "one chunk"])
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "CHUNK_ELEMENTS_CPU", request.param * VOCABULARY)
+    monkeypatch.setattr(kernel, "PART_ELEMENTS_CPU", 5 * VOCABULARY)  # does not divide a chunk
 
 
 def _case(*, bias: bool = False, scale: float = 1.0, softcap: float | None = None, dtype: torch.dtype = torch.float32):

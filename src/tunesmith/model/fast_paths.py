@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tunesmith.kernels import remade
 from tunesmith.kernels.gated import lora_swiglu, swiglu
 from tunesmith.kernels.rms_norm import rms_norm
 from tunesmith.kernels.rotary import rotate
@@ -72,6 +73,13 @@ def install(model: PreTrainedModel) -> dict[str, int]:
                 surgery.replace(model, path, fast)
                 counts[kind.__name__] = counts.get(kind.__name__, 0) + 1
     return counts
+
+
+@contextlib.contextmanager
+def used(model: PreTrainedModel) -> Iterator[None]:
+    """Compute a forward and its backward pass: rotary by our kernel, and nothing kept that is cheap to make again."""
+    with rotary(model), remade.sparing():
+        yield
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ class PackedForward(Forward):
 
     @contextlib.contextmanager
     def scope(self, batch: Batch) -> Iterator[None]:
-        with packing(self.model, batch.segments()), fast_paths.rotary(self.model) if self.fast else contextlib.nullcontext():
+        with packing(self.model, batch.segments()), fast_paths.used(self.model) if self.fast else contextlib.nullcontext():
             yield
 
     def loss(self, batch: Batch) -> Tensor:

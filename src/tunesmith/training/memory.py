@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's mallopt
-_NUM_KERNELS = 128  # more than one pass needs, whose shapes are those of its layers and of its segments
+_NUM_KERNELS = 64  # with 32, a layer's are thrown out before the next layer needs them; 128 hold 100 MB more (docs/log.md)
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _STATUS = Path("/proc/self/status")
 _PAGES = Path("/proc/self/smaps_rollup")
