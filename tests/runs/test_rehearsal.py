@@ -57,3 +57,9 @@ def test_a_folder_that_the_run_would_refuse(bench, capsys, finished):
 def test_nothing_is_measured_where_nothing_is_trained(bench, capsys):
     assert main(["fit", str(bench.reviews), "--model", str(bench.bert), "--dry-run", "--profile"]) == 2
     assert "Leave one of the two out" in capsys.readouterr().err
+
+
+def test_workers_without_a_row_are_spoken_of(bench, capsys):
+    words = ["fit", str(bench.reviews), "--model", str(bench.bert), "--workers", "5", "--rows-per-step", "2", "--dry-run"]
+    assert main([*words, "--precision", "float32"]) == 0
+    assert "2 workers, not 5: a step has no more rows" in capsys.readouterr().err

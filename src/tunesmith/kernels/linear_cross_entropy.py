@@ -108,6 +108,14 @@ def _slopes(log_shares: Tensor, capped: Tensor, chosen: Tensor, scale: float, so
     return slopes.mul_(scale) if scale != 1.0 else slopes
 
 
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a b to a float32 total; in float32 without making the product, which is as large as the head."""
+    if a.dtype == b.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -128,7 +136,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dhidden is not None:
                 torch.mm(dlogits, weight, out=dhidden[part])
             if dweight is not None:
-                dweight.add_(dlogits.t() @ hidden[part])
+                _add_product(dweight, dlogits.t(), hidden[part])
             if dbias is not None:
                 dbias.add_(dlogits.sum(0))
         ctx.gradients = dhidden, dweight, dbias

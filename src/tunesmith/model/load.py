@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from tunesmith import starter
 from tunesmith.errors import ModelError, first_line
 from tunesmith.model import anatomy, bars, hub, model_folder, quantize, safe_files
+from tunesmith.model.save_model import save_model
 from tunesmith.quantity import format_bytes
 from tunesmith.starter import resolve
 from tunesmith.watch import Quiet, Watch
@@ -258,18 +259,23 @@ def quiet() -> None:
 
 
 def _converted(path: Path, watch: Watch) -> Path:
-    """A transformers folder of a GGUF file's dequantised weights, made once and cached by the file's content."""
+    """A transformers folder of a GGUF file's dequantised weights, made once and cached by the file's content.
+
+    Raises:
+        ModelError: If the file cannot be read.
+        DiskFull: If the cache has too little room; nothing is left behind.
+        RunError: If it cannot be written for another reason.
+    """
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{path} is not a GGUF file, whatever its name says.")
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     target = resolve.cache_folder() / "converted" / digest[:32]
-    if (target / "model.safetensors").exists():
+    if target.exists():
         return target
     quiet()
     watch.say(f"converting {path.name} ({format_bytes(path.stat().st_size)}) to safetensors, once")
     bar = bars.bar(f"converting {path.name}", watch)
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         with bars.drawn_by(bar, modeling_gguf_pytorch_utils):
@@ -281,9 +287,6 @@ def _converted(path: Path, watch: Watch) -> Path:
     model = _complete(loaded, str(path))
     vars(model.config).pop("quantization_config", None)  # the weights are plain float32 from here on
     vars(model)["hf_quantizer"] = None
-    temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    if not target.exists():
-        temporary.rename(target)
+    if not target.exists():  # another process may have been faster
+        save_model(model, tokenizer, target)
     return target

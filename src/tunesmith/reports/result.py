@@ -173,7 +173,7 @@ class Progress:
     """0 until the first evaluation."""
     best_metric: str
     stop_reason: str
-    """'all epochs done', 'early stop: ...', 'time limit', ..."""
+    """'all steps done', 'early stop: ...', 'time limit of ...', ..."""
 
 
 @dataclass(kw_only=True)

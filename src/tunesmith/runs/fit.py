@@ -12,11 +12,14 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedModel
+
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
-from tunesmith.checkpoint.save_model import save_model
 from tunesmith.errors import TrainingDiverged
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, load
+from tunesmith.model.save_model import save_model
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
@@ -38,13 +41,17 @@ rehearse = rehearsal.rehearse
 
 @dataclass(frozen=True)
 class Began:
-    """How things were at the beginning of a run."""
+    """How things were at the beginning of a run, whose peak of memory is measured from here on."""
 
     seconds: float = field(default_factory=time.monotonic)
     resident_bytes: int = field(default_factory=memory.resident_bytes)
     """What the process held before anything was loaded."""
 
+    def __post_init__(self) -> None:
+        memory.forget_peak()
 
+
+@memory.returned()
 def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResult:
     """Run the whole story in the folder `chosen.out`, which must be new; `profile` measures where a step's time goes.
 
@@ -138,7 +145,7 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     result.profile = session.profiler.result(session, loop.optimizer, plan)
     keeper.restore(loop.state.best_step)
     outcome.measure(session, place, base, result)
-    save(session, place)
+    save(keeper)
 
 
 @contextlib.contextmanager
@@ -171,12 +178,28 @@ def made_ready(session: Session, place: Place, result: RunResult, signals: Signa
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
 
 
-def save(session: Session, place: Place) -> None:
+def save(keeper: RunKeeper) -> None:
     """Write what a user takes away: an adapter, or the whole model where its own weights were trained."""
+    session, place = keeper.session, keeper.place
     if session.method.trains_base_weights:
-        save_model(session.model.float(), session.source.tokenizer, place.model)
+        save_model(_unrounded(keeper), session.source.tokenizer, place.model)
     else:
         adapter.save(session.model, session.method, place.adapter, base_model=session.settings.model)
+
+
+@torch.no_grad()
+def _unrounded(keeper: RunKeeper) -> PreTrainedModel:
+    """The tuned model of a method that trains base weights, in float32, with the values that learnt.
+
+    A model that computes in 16 bit holds all weights rounded: those that did not learn come from the base's files again.
+    """
+    session = keeper.session
+    if session.dtype == torch.float32:
+        return session.model
+    model = load.load(session.source, session.data.task, labels=session.data.labels)
+    for name, value in keeper.optimizer.trained().items():
+        model.get_parameter(name).copy_(value)
+    return model
 
 
 def record(session: Session) -> RunResult:

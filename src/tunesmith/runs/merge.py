@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint import merge as merging
-from tunesmith.checkpoint.save_model import save_model
 from tunesmith.data.pack import in_order_of_length, pack
 from tunesmith.data.table import TokenTable
 from tunesmith.durable import whole_folder
@@ -22,6 +21,7 @@ from tunesmith.evaluation.agreement import Agreement, compare
 from tunesmith.model import anatomy, quantize
 from tunesmith.model.forward import Forward, choose
 from tunesmith.model.load import Source
+from tunesmith.model.save_model import save_model
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import evaluate, predict, resume
 from tunesmith.runs.place import Place

@@ -14,9 +14,11 @@ from tunesmith.runs.place import Place, located
 from tunesmith.runs.session import prepare_session
 from tunesmith.runs.signals import Signals
 from tunesmith.settings import FitSettings
+from tunesmith.training import memory
 from tunesmith.watch import Watch
 
 
+@memory.returned()
 def resume(folder: Path, watch: Watch) -> RunResult:
     """Finish the run in `folder` from its last good checkpoint, with its own settings.
 

@@ -17,7 +17,7 @@ from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, load, quantize, token_rows
+from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
 from tunesmith.model.load import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
@@ -87,6 +87,8 @@ class Session:
             num_processors=torch.get_num_threads() if workers.are_possible(self.device) else 1,
         )
         training = defaults.resolve(chosen.training, self.method, facts)
+        if training.workers != (chosen.training.workers or training.workers):
+            self.watch.say(f"{training.workers} workers, not {chosen.training.workers}: a step has no more rows")
         self.settings = dataclasses.replace(
             chosen,
             task=data.task,
@@ -148,8 +150,18 @@ class Session:
         tensors = (*self.model.parameters(), *self.model.buffers())
         weightless = {id(t): _weightless(t) for t in tensors}
         copied = copy.deepcopy(self.model, weightless)
-        self.method.attach(copied)
+        self._attach_to(copied)
         return copied
+
+    def _attach_to(self, model: PreTrainedModel) -> None:
+        """Attach the method to the model or a copy.
+
+        Raises:
+            InputError: If it does not fit the model, or changes an output head that rows of a stream need as it is.
+        """
+        self.method.attach(model)
+        if isinstance(self.forward, forward.PackedForward) and not self.data.labels:
+            heads.require_plain(model)
 
     def trained_bytes(self) -> int:
         """Bytes of all that the method will train.
@@ -164,7 +176,7 @@ class Session:
         """Attach the method and make the optimizer of what it trains."""
         training = self.settings.training
         torch.manual_seed(training.seed)
-        self.method.attach(self.model)
+        self._attach_to(self.model)
         stored = {}
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
