@@ -260,7 +260,7 @@ def merge(*layers: Mapping[str, object]) -> Tree:
             value = {"name": value} if key == "method" and isinstance(value, str) else value
             if not isinstance(value, Mapping) or not isinstance(before, Mapping):
                 merged[key] = value
-            elif key == "method" and value.get("name", before.get("name")) != before.get("name"):
+            elif key == "method" and (name := before.get("name", DEFAULT_METHOD)) != value.get("name", name):
                 merged[key] = dict(value)
             else:
                 merged[key] = merge(before, value)

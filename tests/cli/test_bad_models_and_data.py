@@ -138,8 +138,11 @@ CASES = {
     "a label that only --eval knows": fit(
         "'bda' in row 1", "reviews.csv --model bert --eval e.csv", file=("e.csv", "text,label\nx,bda\n")
     ),
-    "no rows to choose by": fit("is held out to choose the best checkpoint", "reviews.csv --model bert --validation-share 0"),
-    "no rows to test on": fit("is held out to test", "reviews.csv --model bert --test-share 0"),
+    "no rows to choose by": fit(
+        "is held out to choose the best checkpoint. Give more rows or a larger --validation-share.",
+        "reviews.csv --model bert --validation-share 0",
+    ),
+    "no rows to test on": fit("or rows by --eval", "reviews.csv --model bert --test-share 0"),
     "all rows held out": fit("nothing is left to train on", "reviews.csv --model bert --test-share 0.9 --validation-share 0.2"),
     "another task than the data's": fit(
         "which fit the task classification by no usual names", "chats.jsonl --model bert --task classification"

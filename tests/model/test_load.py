@@ -17,6 +17,8 @@ import tiny_models
 from tunesmith import durable
 from tunesmith.errors import DiskFull, ModelError, Offline
 from tunesmith.model import load
+from tunesmith.watch import Quiet
+from watching import Notes
 
 Make = Callable[..., Path]
 
@@ -169,6 +171,14 @@ def test_a_torn_gguf_file(tmp_path: Path, rest: bytes):
         load.find(str(path))
 
 
+def test_converting_is_said(tmp_path: Path):
+    path, notes = tmp_path / "model.gguf", Notes()
+    path.write_bytes(b"GGUF" + b"\x03\0\0\0")
+    with pytest.raises(ModelError):
+        load.find(str(path), notes)
+    assert notes.said == ["converting model.gguf (8 B) to safetensors, once"]
+
+
 @pytest.fixture
 def gguf(tmp_path: Path, model_folder: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that transformers reads as GGUF, with a cache of its own."""
@@ -188,9 +198,9 @@ def test_a_gguf_file_is_converted_once_and_is_on_the_disk(gguf: Path, monkeypatc
     monkeypatch.setattr(
         durable, "flush_tree", lambda folder: flushed.append(sorted(p.name for p in folder.iterdir())) or flush(folder)
     )
-    folder = load._converted(gguf)
+    folder = load._converted(gguf, Quiet())
     assert "model.safetensors" in flushed[0], "before it gets its name"
-    assert load._converted(gguf) == folder
+    assert load._converted(gguf, Quiet()) == folder
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -200,7 +210,7 @@ def test_a_gguf_file_without_room_for_it(gguf: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", refuse)
     with pytest.raises(DiskFull, match="No room to write"):
-        load._converted(gguf)
+        load._converted(gguf, Quiet())
     assert list((gguf.parent / "cache" / "converted").iterdir()) == []
 
 

@@ -23,7 +23,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
     Raises:
         InputError: If the run is not finished, or the rows cannot be read or have labels that the model does not know.
     """
-    predictor = predict.load(folder)
+    predictor = predict.load(folder, watch)
     num_classes = len(predictor.result.data.labels)
     part = rows_like(predictor.result, predictor.source, data, str(folder))
     token_rows.require(predictor.model, part.tokens.input_ids, predictor.source.tokenizer)
@@ -31,7 +31,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> list[Stage]:
     rows = writing.rows_to_measure(part)
     written = writing.answer(predictor.model, predictor.source.tokenizer, part, rows, watch) if rows else []
     measures = scores.metrics(num_classes) | writing.measures(part, rows, written)
-    return [Stage(name="tuned model", split=", ".join(Path(path).name for path in data), metrics=measures)]
+    return [Stage(name="tuned model", kind="tuned", split=", ".join(Path(path).name for path in data), metrics=measures)]
 
 
 def rows_like(result: RunResult, source: Source, data: Sequence[str], where: str) -> Part:

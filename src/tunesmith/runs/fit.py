@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import platform
 import sys
 import time
@@ -18,12 +17,13 @@ from transformers import PreTrainedModel
 
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
+from tunesmith.errors import TrainingDiverged
 from tunesmith.model import anatomy, load
 from tunesmith.model.save_model import save_model
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
-from tunesmith.runs import baseline, defaults, outcome, rehearsal
+from tunesmith.runs import baseline, defaults, machine, outcome, rehearsal
 from tunesmith.runs.keeper import RunKeeper, require_room, restored
 from tunesmith.runs.place import Place
 from tunesmith.runs.profile import Profiler, Unprofiled
@@ -112,6 +112,7 @@ def give_up(session: Session, place: Place, result: RunResult, began: Began, err
     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
     result.status = "interrupted" if stopped else "failed"
     result.error = None if stopped else str(error) or type(error).__name__
+    result.has_diverged = isinstance(error, TrainingDiverged)
     _complete(result, session, began)
     with contextlib.suppress(OSError):  # on a full disk the record of before stands
         result.save(place.folder)
@@ -214,7 +215,7 @@ def record(session: Session) -> RunResult:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=settings.to_mapping(session.settings),
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
-        machine=_machine(session.device),
+        machine=machine.facts(session.device),
         seed=session.settings.training.seed,
         model=ModelFacts(
             name=source.name,
@@ -240,16 +241,6 @@ def record(session: Session) -> RunResult:
             labels=list(data.labels),
         ),
     )
-
-
-def _machine(device: torch.device) -> dict[str, str]:
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": str(torch.get_num_threads()),
-        "memory": f"{memory_bytes / 2**30:.0f} GiB",
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
-    }
 
 
 def _progress(state: State, planned_steps: int, session: Session) -> Progress:

@@ -42,7 +42,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
             if before != now:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
         durable.discard_leftovers(folder)
-        result.status, result.error = "running", None
+        result.status, result.error, result.has_diverged = "running", None, False
         return carry_on(session, place, result, signals, began)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
-from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
@@ -198,7 +197,7 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     recorder = Recorder(watch)
     method = method_of(chosen)
     _require_frozen(chosen.training.base_bits, method)
-    source = load.find(chosen.model)
+    source = load.find(chosen.model, recorder)
     data = prepare(
         with_starters(chosen.data, watch),
         source.tokenizer,
@@ -250,10 +249,13 @@ def _require_held_out(data: PreparedData) -> None:
     Raises:
         DataError: If a part has no row.
     """
-    parts = ((data.validation, "to choose the best checkpoint", "--validation-share"), (data.test, "to test", "--test-share"))
-    for part, purpose, flag in parts:
-        if not len(part.tokens):
-            raise DataError(f"No row of {data.name} is held out {purpose}. Give more rows, a larger {flag}, or rows by --eval.")
+    if not len(data.validation.tokens):
+        purpose, cure = "to choose the best checkpoint", "more rows or a larger --validation-share"
+    elif not len(data.test.tokens):
+        purpose, cure = "to test", "more rows, a larger --test-share, or rows by --eval"
+    else:
+        return
+    raise DataError(f"No row of {data.name} is held out {purpose}. Give {cure}.")
 
 
 def _weightless(tensor: Tensor) -> Tensor:
@@ -288,4 +290,4 @@ def method_of(chosen: FitSettings) -> Method:
     """
     tree = dict(chosen.method)
     name = str(tree.pop("name"))
-    return settings.from_mapping(registry.find(METHODS, name, Method), tree, f"method {name!r}", "method.")
+    return settings.from_mapping(registry.find(registry.METHODS, name, Method), tree, f"method {name!r}", "method.")
