@@ -46,7 +46,7 @@ def skipped(left_out: Sequence[Skipped], table: RawTable) -> str:
 
 def parts(split: Sequence[Part], splits: Splits, labels: Sequence[str]) -> list[str]:
     """How many rows train, choose the best checkpoint and test, and how the classes are spread."""
-    train, validation, test = (_count(part) for part in split)
+    train, validation, test = (part.num_origins for part in split)
     near = f"; {splits.num_near:,} near-identical rows stay together" if splits.num_near and not splits.group_was_cut else ""
     sentences = [f"{train:,} to train on, {validation:,} to choose the best checkpoint, {test:,} to test{near}"]
     if labels:
@@ -85,8 +85,3 @@ def losses(result: Losses, converted: Converted, max_length: int, name: str) -> 
     if lost > WARN_SKIPPED_SHARE * total:
         warnings.append(f"{lost:,} of {total:,} rows of {name} ({100 * lost / total:.0f} %) cannot be used")
     return warnings
-
-
-def _count(part: Part) -> int:
-    """Rows of the data in a part; windows of one text count once."""
-    return len(np.unique(part.origins))
