@@ -138,7 +138,7 @@ def fit(
         data: File, folder or `starter:NAME`, or several that are one data set.
         model: Hub id, folder, `.gguf` file or `starter:NAME`.
         method: A method such as `LoRA(rank=16)`, or the name of a method or preset.
-        task: What to learn; 'auto' goes by the shape of the rows.
+        task: What to learn; 'auto' goes by the shape of the rows and the kind of model.
         out: Run folder, which must be new; `runs/DATA-MODEL-METHOD-N` by default.
         eval: Rows to evaluate on; without it, some of the data are held out.
         max_rows: Use this many rows at most.

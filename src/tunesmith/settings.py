@@ -124,7 +124,7 @@ class FitSettings:
     model: str = ""
     """Hub id, folder, .gguf file or starter:NAME."""
     task: Task = "auto"
-    """What to learn; auto goes by the shape of the rows."""
+    """What to learn; auto goes by the shape of the rows and the kind of model."""
     method: dict[str, object] = field(default_factory=lambda: {"name": DEFAULT_METHOD})
     """The method's name under `name`, beside its own settings."""
     data: DataSettings = field(default_factory=DataSettings)

@@ -105,11 +105,12 @@ def test_what_was_learnt_shows(bench, tmp_path, no_figures):
 
 
 def test_how_many_rows_are_written_is_said(bench, tmp_path, capsys):
-    data = [str(bench.translations), "--eval", str(bench.more_translations), "--task", "seq2seq"]
+    data = [str(bench.translations), "--eval", str(bench.more_translations)]
     words = [*data, "--model", str(bench.bart), "--steps", "1", "--precision", "float32", "--out", str(tmp_path / "run")]
     assert main(["fit", *words]) == 0
     said = capsys.readouterr()
     assert said.err.count("writing answers to 12 of 12 held-out rows, of at most 12 tokens") == 2
+    assert "learning to write `target` from `source`" in said.err
     assert "ROUGE-L" in said.out
 
 

@@ -9,7 +9,7 @@ from tunesmith import settings
 from tunesmith.data.prepare import prepare_for_evaluation
 from tunesmith.data.prepared import Part
 from tunesmith.model import token_rows
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.runs import predict, writing
 from tunesmith.runs.measure import score

@@ -23,7 +23,7 @@ from tunesmith.measure import Measure
 from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.watch import Progress, Watch
 
 EVALUATION_TOKENS = 2048  # in one pass without gradients

@@ -21,7 +21,7 @@ from tunesmith.errors import DataError, NotMergeable, RunError
 from tunesmith.evaluation.agreement import Agreement, compare
 from tunesmith.model import anatomy, quantize
 from tunesmith.model.forward import Forward, choose
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import evaluate, predict, resume
 from tunesmith.runs.place import Place

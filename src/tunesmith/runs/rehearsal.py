@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith import settings
 from tunesmith.data.prepared import PreparedData
 from tunesmith.data.table import IGNORED
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.runs import defaults, forecast
 from tunesmith.runs.session import prepare_session
 from tunesmith.settings import FitSettings

@@ -19,7 +19,7 @@ from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, load, quantize, token_rows
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
 from tunesmith.runs.profile import Profiler, Unprofiled
@@ -174,7 +174,7 @@ class Session:
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
 
 
-def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[str, ...] = ()) -> Session:
+def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
     """Find the model, read the data, decide what was left open; loads no weights.
 
     Raises:
@@ -192,8 +192,8 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
         source.tokenizer,
         task=chosen.task,
         model_max_length=longest(source, method) or 2**20,
-        is_encoder=source.is_encoder,
-        known_labels=known_labels,
+        kind=source.kind,
+        known_labels=source.classes,
     )
     if source.brings_code:
         recorder.say(f"{source.name} comes with Python code; it is not run, transformers has its own for this architecture")
