@@ -132,6 +132,20 @@ def test_cut_answers_are_warned_of(tmp_path):
     assert int(data.warnings[0].split()[-1]) > 600
 
 
+def test_cut_sources_are_warned_of_beside_a_few_cut_targets(tmp_path):
+    rows = [{"source": text, "target": text} for text in TEXTS[:100]]
+    for row in rows[:50]:
+        row["source"] = str(row["source"]) * 20
+    rows[0]["target"] = "y" * 600
+    data = run(write(tmp_path / "a.jsonl", rows), kind="seq2seq")
+    assert data.warnings == ["50 of 100 texts of a.jsonl (50 %) are cut off at 512 tokens"]
+    for i in range(10):
+        rows[i]["target"] = "y" * 600
+    answers, texts = run(write(tmp_path / "b.jsonl", rows), kind="seq2seq").warnings
+    assert answers.startswith("10 of 100 answers of b.jsonl (10 %) are cut off at 512 tokens; 99 % fit in --max-length 6")
+    assert texts.startswith("50 of 100 texts of b.jsonl")
+
+
 def test_many_skipped_are_warned_of(tmp_path):
     rows = instructions(100)
     for i in range(10):

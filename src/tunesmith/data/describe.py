@@ -74,13 +74,15 @@ def losses(result: Losses, converted: Converted, max_length: int, name: str) -> 
     warnings = []
     count = max(1, len(converted.examples))
     total = count + len(converted.skipped)
-    cut = result.num_cut_answers or result.num_cut
-    if cut > WARN_CUT_SHARE * count:
-        what = "answers" if result.num_cut_answers else "texts"
-        fits = f"; 99 % fit in --max-length {result.wanted_length}" if result.wanted_length > max_length else ""
-        warnings.append(
-            f"{cut:,} of {count:,} {what} of {name} ({100 * cut / count:.0f} %) are cut off at {max_length:,} tokens{fits}"
-        )
+    for what, cut, wanted in (
+        ("answers", result.num_cut_answers, result.wanted_length),
+        ("texts", result.num_cut_texts, 0),
+    ):
+        if cut > WARN_CUT_SHARE * count:
+            fits = f"; 99 % fit in --max-length {wanted}" if wanted > max_length else ""
+            warnings.append(
+                f"{cut:,} of {count:,} {what} of {name} ({100 * cut / count:.0f} %) are cut off at {max_length:,} tokens{fits}"
+            )
     lost = len(converted.skipped) + len(result.refused)
     if lost > WARN_SKIPPED_SHARE * total:
         warnings.append(f"{lost:,} of {total:,} rows of {name} ({100 * lost / total:.0f} %) cannot be used")
