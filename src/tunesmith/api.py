@@ -94,7 +94,7 @@ class Run:
         Raises:
             InputError: If the rows cannot be read, or have labels that the model does not know.
         """
-        return evaluate.evaluate(self.folder, _texts(data), watch or Logged())
+        return evaluate.evaluate(self.folder, _texts(data), watch or Logged()).stages
 
     def merge(self, out: str | Path, *, watch: Watch | None = None) -> Path:
         """The folder `out`, with the tuned model written to it as an ordinary transformers model.

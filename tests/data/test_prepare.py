@@ -184,11 +184,13 @@ def test_classes_that_the_model_knows_keep_their_order(tmp_path):
 def test_evaluation_of_other_files(tmp_path):
     path = write(tmp_path / "b.jsonl", [*reviews(20), {"text": "", "label": "good"}])
     tokenizer = tiny_tokenizer.build("encoder")
-    part = prepare_for_evaluation(
+    found = prepare_for_evaluation(
         [path], tokenizer, like=DataSettings(max_rows=3), task="classification", labels=("bad", "good"), max_length=64
     )
-    assert len(part) == 20
-    assert part.tokens.labels.tolist() == [0, 1] * 10
+    assert len(found.part) == 20
+    assert found.part.tokens.labels.tolist() == [0, 1] * 10
+    assert found.description == ["read 21 rows as text+label; 1 row skipped: row 21 empty text"]
+    assert found.warnings == ["3 of 20 texts of b.jsonl (15 %) are cut off at 64 tokens"]
     with pytest.raises(
         DataError, match=r"label 'good' in rows 2, 4, 6 \.\.\., which the model does not know\. Did you mean 'Good'\?"
     ):

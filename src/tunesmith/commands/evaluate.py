@@ -38,11 +38,11 @@ class Evaluate(Command):
         from tunesmith.runs import evaluate
 
         with View(quiet=self.quiet) as view:
-            stages = evaluate.evaluate(folder, self.data, view)
+            found = evaluate.evaluate(folder, self.data, view)
         if self.json:
-            _output.emit_json(
-                {"run": str(folder), "data": self.data, "stages": [dataclasses.asdict(stage) for stage in stages]}
-            )
+            stages = [dataclasses.asdict(stage) for stage in found.stages]
+            how = {"description": found.description, "warnings": found.warnings}
+            _output.emit_json({"run": str(folder), "data": self.data, **how, "stages": stages})
         else:
-            _output.show(_result.stages_table(stages))
+            _output.show(_result.stages_table(found.stages))
         return 0

@@ -14,18 +14,17 @@ from tunesmith.data.raw import RawTable, Skipped
 if TYPE_CHECKING:
     from tunesmith.data.convert import Converted
     from tunesmith.data.prepared import Part
-    from tunesmith.data.recognise import Shape
     from tunesmith.data.split import Splits
     from tunesmith.data.tokenise import Losses
 
 REASONS_SHOWN = 3
 
 
-def reading(table: RawTable, shape: Shape, left_out: Sequence[Skipped]) -> list[str]:
-    """How the rows were read, what is learnt, and which were skipped."""
+def reading(table: RawTable, what: str, left_out: Sequence[Skipped]) -> list[str]:
+    """How the rows were read, `what` they were read as, and which were skipped."""
     count = len(table) + len(table.broken)
     files = f" from {len(table.files):,} files" if len(table.files) > 1 else ""
-    sentence = f"read {count:,} rows{files} as {shape.name}; {shape.say()}"
+    sentence = f"read {count:,} rows{files} as {what}"
     if left_out:
         rows = "1 row" if len(left_out) == 1 else f"{len(left_out):,} rows"
         sentence += f"; {rows} skipped: {skipped(left_out, table)}"

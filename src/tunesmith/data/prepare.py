@@ -17,7 +17,7 @@ from tunesmith.data.cache import PreparedCache
 from tunesmith.data.columns import ChosenExamples
 from tunesmith.data.examples import Example, Task
 from tunesmith.data.labels import check_labels, class_names, in_known_order
-from tunesmith.data.prepared import Part, PreparedData
+from tunesmith.data.prepared import OtherRows, Part, PreparedData
 from tunesmith.data.raw import Skipped
 from tunesmith.data.recognise import Shape
 from tunesmith.data.source import Source, load
@@ -114,7 +114,7 @@ def prepare_for_evaluation(
     task: Task,
     labels: tuple[str, ...],
     max_length: int,
-) -> Part:
+) -> OtherRows:
     """All rows of other files as token rows, read the way a run read its own (`like` are the settings of that run).
 
     Raises:
@@ -128,7 +128,11 @@ def prepare_for_evaluation(
     if not len(part):
         reason = next(iter(tokenised.refused.values()), "all are empty")
         raise DataError(f"No row of {source.table.name} can be used: {reason}.")
-    return part
+    return OtherRows(
+        part=part,
+        description=[*describe.reading(source.table, source.shape.name, _skipped(tokenised, source)), *tokenised.notes],
+        warnings=describe.losses(tokenised, source.converted, max_length, source.table.name),
+    )
 
 
 @dataclass
@@ -159,7 +163,8 @@ class _Preparation:
         for result, which in results:
             self._check_cut(result, len(which.converted.examples), which.table.name)
         self._check_filled(parts, results[0][0])
-        read = [sentence for r, s in results for sentence in describe.reading(s.table, s.shape, _skipped(r, s))]
+        what = f"{self.shape.name}; {self.shape.say()}"
+        read = [sentence for r, s in results for sentence in describe.reading(s.table, what, _skipped(r, s))]
         tokens = describe.tokens(self.shape.task, parts, self.max_length, results[0][0].notes)
         return PreparedData(
             task=self.shape.task,

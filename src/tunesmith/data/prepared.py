@@ -33,6 +33,16 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherRows:
+    """Rows of other files, to measure a finished run on."""
+
+    part: Part
+    description: list[str]
+    """Sentences to be said aloud."""
+    warnings: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreparedData:
     """Everything that training needs to know about the data."""
 

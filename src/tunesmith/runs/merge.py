@@ -61,7 +61,7 @@ def merge(
         merging.merge_and_save(model, method, source.tokenizer, out)
         return None
     source, merged = _merged_in_float32(folder, result, watch)
-    found = _agreement(folder, result, merged, _held_out(folder, result, source, rows), watch)
+    found = _agreement(folder, result, merged, _held_out(folder, result, source, rows, watch), watch)
     _require_alike(folder, found, max_divergence)
     save_model(merged, source.tokenizer, out)
     return found
@@ -76,14 +76,14 @@ def _merged_in_float32(folder: Path, result: RunResult, watch: Watch) -> tuple[S
     return source, model
 
 
-def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[str]) -> TokenTable:
+def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[str], watch: Watch) -> TokenTable:
     """Some rows to compare on, at most `_MAX_ROWS`: those in the files `rows`, or the run's own test rows.
 
     Raises:
         RunError: If the run's data cannot be read any more.
     """
     if rows:
-        table = evaluate.rows_like(result, source, rows, str(folder)).tokens
+        table = evaluate.rows_like(result, source, rows, str(folder), watch).part.tokens
     else:
         chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
         try:

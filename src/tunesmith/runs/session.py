@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -188,7 +189,7 @@ def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
     _require_frozen(chosen.training.base_bits, method)
     source = load.find(chosen.model)
     data = prepare(
-        with_starters(chosen.data, watch),
+        _with_fetched(chosen.data, recorder),
         source.tokenizer,
         task=chosen.task,
         model_max_length=longest(source, method) or 2**20,
@@ -262,10 +263,15 @@ def longest(source: Source, method: Method) -> int | None:
     return None if positions is None else positions - method.num_positions
 
 
-def with_starters(data: DataSettings, watch: Watch) -> DataSettings:
-    """The settings with the paths of starter data sets in place of their names, fetched on first use."""
-    paths = tuple(str(starter.resolve_data(name, watch)) if name.startswith(starter.PREFIX) else name for name in data.data)
-    return dataclasses.replace(data, data=paths)
+def _with_fetched(data: DataSettings, watch: Watch) -> DataSettings:
+    """The settings with paths of files that are on this machine."""
+    held_out = None if data.eval is None else with_starters([data.eval], watch)[0]
+    return dataclasses.replace(data, data=with_starters(data.data, watch), eval=held_out)
+
+
+def with_starters(names: Iterable[str], watch: Watch) -> tuple[str, ...]:
+    """The names of data, with the paths of starter data sets in place of theirs; these are fetched on first use."""
+    return tuple(str(starter.resolve_data(name, watch)) if name.startswith(starter.PREFIX) else name for name in names)
 
 
 def method_of(chosen: FitSettings) -> Method:
