@@ -25,6 +25,8 @@ from tunesmith.quantity import Duration, Range
 Layout = TypeVar("Layout")
 Tree = dict[str, object]
 DEFAULT_METHOD = "lora"
+TOO_LARGE = 2**63
+"""Whole numbers from here on do not fit into torch's and a file's 64 bits; no setting means one."""
 Task = Literal["auto", "chat", "classification", "text", "seq2seq"]
 
 
@@ -177,7 +179,7 @@ def check_value(value: object, hint: object, label: str, *, from_text: bool = Fa
 
 
 def _number(value: object, whole: bool, label: str, from_text: bool, duration: bool) -> float:
-    """A finite number, an int if `whole`."""
+    """A finite number, an int if `whole`; whole ones fit into 64 bits."""
     if duration and isinstance(value, str):
         try:
             return quantity.parse_seconds(value)
@@ -187,6 +189,8 @@ def _number(value: object, whole: bool, label: str, from_text: bool, duration: b
     if from_text and isinstance(value, str):
         with contextlib.suppress(ValueError):
             found = int(value) if whole else float(value)
+    if isinstance(found, int) and abs(found) >= TOO_LARGE:
+        raise SettingsError(f"{label}: {value!r} is too large a number.")
     if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)) or not math.isfinite(found):
         raise SettingsError(f"{label} must be a {'whole number' if whole else 'number'}, found {value!r}.")
     return found if whole else float(found)
@@ -278,7 +282,7 @@ def load_toml(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"The settings file {path} cannot be read: {reason}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise SettingsError(f"{path} is not valid TOML: {error}.") from None
 
 
