@@ -135,7 +135,7 @@ def fit(
     """Fine-tune a model on data, evaluate, save and report; what is left out is decided by task, method and size.
 
     Args:
-        data: File, folder or `starter:NAME`, or several that are one data set.
+        data: File, folder, hub id or `starter:NAME`, or several that are one data set.
         model: Hub id, folder, `.gguf` file or `starter:NAME`.
         method: A method such as `LoRA(rank=16)`, or the name of a method or preset.
         task: What to learn; 'auto' goes by the shape of the rows and the kind of model.
@@ -183,7 +183,7 @@ def fit_many(
     own optimizer, and is evaluated, stopped and saved by itself, as a run like any other.
 
     Args:
-        data: File, folder or `starter:NAME`, or several that are one data set.
+        data: File, folder, hub id or `starter:NAME`, or several that are one data set.
         model: Hub id, folder, `.gguf` file or `starter:NAME`.
         methods: A LoRA such as `LoRA(rank=16)`, or the name of a preset of it, for each adapter.
         learning_rates: Peak learning rate of each; by default that of its method.

@@ -46,9 +46,9 @@ class DataSettings:
     eval: str | None = None
     """Rows to evaluate on; without it, some of DATA are held out."""
     max_rows: Count | None = None
-    """Use this many rows at most."""
+    """Use this many rows at most, of --eval too."""
     max_length: Annotated[int, Range(at_least=8)] | None = None
-    """Longest row in tokens; longer ones are cut. Default: by the data and the model."""
+    """Longest row in tokens; longer ones are cut, plain text is read in windows. Default: by task, as far as the model goes."""
     shape: str = "auto"
     """What the rows are, if it is not recognised: messages, prompt/completion, instruction/input/output, text+label, ..."""
     prompt_column: str | None = None
@@ -91,8 +91,8 @@ class TrainingSettings:
     """How the learning rate falls after the warm-up."""
     warmup_share: Share = 0.06
     """Share of the steps over which the learning rate rises."""
-    weight_decay: NotNegative | None = None
-    """Pull of the weights to zero (norms and biases excluded). Default: by method."""
+    weight_decay: NotNegative = 0.01
+    """Pull of the weights to zero (norms and biases excluded)."""
     clip_norm: Positive = 1.0
     """Longest gradient; longer ones are scaled down."""
     patience: Annotated[int, Range(at_least=0)] = 3

@@ -25,7 +25,7 @@ class Evaluate(Command):
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, or its name in ./runs."""
     data: Annotated[Texts, tyro.conf.Positional, tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")] = ()
-    """Files or folders with rows of the same shape as the run was trained on."""
+    """Rows of the same shape as the run was trained on: files, folders, hub id or starter:NAME."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the result as one JSON object on stdout."""
     quiet: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False

@@ -171,7 +171,6 @@ class Session:
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
             stored = precision.stored_as(self.model, self.dtype)
-        assert training.weight_decay is not None
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
 
 
