@@ -25,10 +25,8 @@ from tunesmith.quantity import Duration, Range
 Layout = TypeVar("Layout")
 Tree = dict[str, object]
 DEFAULT_METHOD = "lora"
-TOO_LARGE = 2**63
-"""Whole numbers from here on do not fit into torch's and a file's 64 bits; no setting means one."""
+TOO_LARGE = 2**63  # for the 64 bits that torch has for a seed; no other setting means such a number
 Task = Literal["auto", "chat", "classification", "text", "seq2seq"]
-
 
 Count = Annotated[int, Range(at_least=1)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]
@@ -168,9 +166,8 @@ def check_value(value: object, hint: object, label: str, *, from_text: bool = Fa
         hint = next(option for option in get_args(hint) if option is not type(None))
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     kind = get_args(hint)[0] if marks else hint
-    duration = Duration() in marks
     if kind in (int, float):
-        number = _number(value, kind is int, label, from_text, duration)
+        number = _number(value, kind is int, label, from_text, Duration() in marks)
         for limits in (mark for mark in marks if isinstance(mark, Range)):
             if number not in limits:
                 raise SettingsError(f"{label} must be {limits}, found {value!r}.")
