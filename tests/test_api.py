@@ -139,6 +139,8 @@ def test_what_a_preset_sets_is_not_overruled_by_defaults(asked, monkeypatch):
     [
         ({"method": "lroa"}, "Unknown method 'lroa'. Did you mean 'lora'?"),
         ({"more": {"patienc": 1}}, "unknown key `patienc`. Did you mean `training.patience`?"),
+        ({"method": ts.LoRA}, "found the class; write LoRA()"),
+        ({"method": 3}, "must be a method such as LoRA(rank=16), or a name; found 3"),
         ({"more": {"model": "other"}}, "`model` is an argument of its own"),
         ({"more": {"data": "b.csv"}}, "`data` is an argument of its own"),
         ({"epochs": -1}, "`training.epochs` must be above 0, found -1"),
@@ -153,6 +155,13 @@ def test_wrong_settings(asked, wrong, message):
         ts.fit(**({"data": "a.csv", "model": "m"} | wrong))
     assert message in str(error.value)
     assert asked == []
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "seed", "method"])
+def test_training_many_names_its_own_arguments(name):
+    given = {"learning_rates": [0.1], "seeds": [1]}
+    with pytest.raises(ts.TunesmithError, match=f"`{name}` is an argument of its own, `{name}s=...`"):
+        ts.fit_many("a.csv", model="m", methods=["lora"], **given, more={name: 1})
 
 
 def test_wrong_input_leaves_nothing_behind(made, tmp_path, monkeypatch):

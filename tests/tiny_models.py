@@ -22,7 +22,7 @@ from transformers import (
 
 Task = Literal["causal", "classification", "seq2seq"]
 
-DECODERS = ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3", "gpt2", "gpt_neox")
+DECODERS = ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3", "olmo2", "gpt2", "gpt_neox")
 ENCODERS = ("bert", "roberta", "distilbert", "modernbert", "electra")
 ENCODER_DECODERS = ("t5", "bart")
 ARCHITECTURES = (*DECODERS, *ENCODERS, *ENCODER_DECODERS)
@@ -60,8 +60,20 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "sliding_window": SLIDING_WINDOW,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "gemma2": {**_DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": SLIDING_WINDOW},
     "mistral": {**_DECODER, "sliding_window": SLIDING_WINDOW},
     "phi3": {**_DECODER, "original_max_position_embeddings": MAX_POSITIONS},
+    "olmo2": _DECODER,
+    "seed_oss": {**_DECODER, "head_dim": 8},
+    "qwen2_moe": {
+        **_DECODER,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": SLIDING_WINDOW,
+        "max_window_layers": 2,
+    },
     "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": MAX_POSITIONS},
     "gpt_neox": {**_ENCODER, "use_parallel_residual": True},
     "bert": _ENCODER,
@@ -102,7 +114,7 @@ def build(name: str, task: Task = "causal", *, num_labels: int = 3, seed: int = 
     """A fresh random model in float32 and evaluation mode; the same arguments always give the same weights.
 
     Args:
-        name: One of `ARCHITECTURES`.
+        name: One of `ARCHITECTURES`, or another with settings above.
         task: The head on top.
         num_labels: Classes of a classification head.
         seed: Of the weights.

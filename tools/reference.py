@@ -37,8 +37,8 @@ def commands_page() -> str:
 def methods_page() -> str:
     """What every method computes, where it comes from and what can be set."""
     parts = [f"{_NOTE}# Methods\n"]
-    for name in registry.names("tunesmith.methods"):
-        cls = registry.find("tunesmith.methods", name, Method)
+    for name in registry.names(registry.METHODS):
+        cls = registry.find(registry.METHODS, name, Method)
         module = importlib.import_module(cls.__module__)
         title, _, equation = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
         parts.append(f"## {name}\n\n{' '.join(title.split())}\n")

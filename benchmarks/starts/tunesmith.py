@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from benchmarks.job import Job
 from tunesmith import registry, settings
 from tunesmith.checkpoint import peft_format
-from tunesmith.checkpoint.trained import METHODS, fill, trainable
+from tunesmith.checkpoint.trained import fill, trainable
 from tunesmith.interchange import PeftFormat
 from tunesmith.method import Method
 from tunesmith.model import virtual_tokens
@@ -44,7 +44,7 @@ def method_of(name: str) -> Method:
     """The method or preset of a name, with its own settings."""
     presets = settings.preset_names()
     tree = dict(settings.load_preset(name)["method"]) if name in presets else {"name": name}
-    kind = registry.find(METHODS, str(tree.pop("name")), Method)
+    kind = registry.find(registry.METHODS, str(tree.pop("name")), Method)
     return settings.from_mapping(kind, tree, name)
 
 

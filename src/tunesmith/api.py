@@ -25,8 +25,8 @@ from tunesmith.watch import Logged, Watch
 if TYPE_CHECKING:
     from tunesmith.runs.predict import Predictor
 
-TUNED = "tuned model"
 _OWN = ("model", "task", "method", "out")
+_OF_EACH = ("method", "learning_rate", "seed")  # `fit_many` has them in the plural
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -46,7 +46,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """What the tuned model reaches on the test rows; `result.stages` has the intervals and the base model."""
-        stage = next((s for s in self.result.stages if s.name == TUNED), None)
+        stage = next((s for s in self.result.stages if s.kind == "tuned" and s.split == "test"), None)
         return {} if stage is None else {name: measure.value for name, measure in stage.metrics.items()}
 
     @property
@@ -55,7 +55,7 @@ class Run:
         return self.folder / REPORT
 
     def predict(self, texts: Sequence[str | tuple[str, str]], *, max_new_tokens: int = 256) -> list[str]:
-        """The label of each text (or pair of texts), or the written answer to each.
+        """The label of each text (or pair of texts), or what the model writes to each, at most `max_new_tokens` of it.
 
         Raises:
             InputError: If the texts are not of the kind that the run was tuned on.
@@ -108,7 +108,7 @@ class Run:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return predict.load(self.folder)
+        return predict.load(self.folder, Logged())
 
 
 def fit(
@@ -162,7 +162,8 @@ def fit(
     length = {"epochs": epochs, "steps": steps, "max_time": max_time, "rows_per_step": rows_per_step}
     way = {"learning_rate": learning_rate, "precision": precision, "seed": seed}
     tree: settings.Tree = {"model": str(model), "task": task, "method": _method_tree(method)}
-    chosen = _chosen(tree | _tables({**rows, **length, **way}, more or {}), out)
+    chosen = _complete(tree | _tables({**rows, **length, **way}, more or {}))
+    chosen = dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
     return Run(Path(chosen.out or ""), _fit(chosen, watch or Logged(), profile=profile))
 
 
@@ -205,7 +206,7 @@ def fit_many(
     chosen = []
     for method, rate, seed in zip(methods, rates, draws, strict=True):
         own = {name: value for name, value in (("learning_rate", rate), ("seed", seed)) if value is not None}
-        tables = _tables({"data": _texts(data), **own}, known)
+        tables = _tables({"data": _texts(data), **own}, known, _OF_EACH)
         chosen.append(_complete({**tree, "method": _method_tree(method), **tables}))
     outs = naming.new_runs(chosen) if out is None else [str(Path(out) / str(number + 1)) for number in range(len(chosen))]
     chosen = [dataclasses.replace(own, out=folder) for own, folder in zip(chosen, outs, strict=True)]
@@ -240,16 +241,6 @@ def _texts(data: Paths) -> list[str]:
     return [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
 
 
-def _chosen(tree: settings.Tree, out: str | Path | None) -> FitSettings:
-    """The settings of a run, with a run folder.
-
-    Raises:
-        SettingsError: If one is wrong, or there is no data or no model.
-    """
-    chosen = _complete(tree)
-    return dataclasses.replace(chosen, out=naming.new_run(chosen) if out is None else str(out))
-
-
 def _complete(tree: settings.Tree) -> FitSettings:
     """The settings of a run.
 
@@ -263,14 +254,15 @@ def _complete(tree: settings.Tree) -> FitSettings:
     return chosen
 
 
-def _tables(given: Mapping[str, object], more: Mapping[str, object]) -> settings.Tree:
+def _tables(given: Mapping[str, object], more: Mapping[str, object], plural: Sequence[str] = ()) -> settings.Tree:
     """Settings by name, each in its table; one that belongs to none stays on top, where it is refused with the nearest name.
 
     Raises:
         SettingsError: If `more` holds what has an argument of its own.
     """
     if own := [name for name in more if name in given or name in _OWN]:
-        raise SettingsError(f"`{own[0]}` is an argument of its own: fit(..., {own[0]}=...), not a key of `more`.")
+        argument = f"{own[0]}s" if own[0] in plural else own[0]
+        raise SettingsError(f"`{own[0]}` is an argument of its own, `{argument}=...`, and no key of `more`.")
     tables = {"data": DataSettings, "training": TrainingSettings}
     homes = {field.name: table for table, layout in tables.items() for field in dataclasses.fields(layout)}
     known = {name: value for name, value in {**given, **more}.items() if value is not None}
@@ -279,8 +271,17 @@ def _tables(given: Mapping[str, object], more: Mapping[str, object]) -> settings
 
 
 def _method_tree(method: Method | str) -> settings.Tree:
-    """A method with all its settings, or a name to be looked up."""
-    return {"name": method} if isinstance(method, str) else {"name": method.name, **settings.to_mapping(method)}
+    """A method with all its settings, or a name to be looked up.
+
+    Raises:
+        SettingsError: If it is neither.
+    """
+    if isinstance(method, str):
+        return {"name": method}
+    if not isinstance(method, Method):
+        found = f"the class; write {method.__name__}()" if isinstance(method, type) else repr(method)
+        raise SettingsError(f"`method` must be a method such as LoRA(rank=16), or a name; found {found}.")
+    return {"name": method.name, **settings.to_mapping(method)}
 
 
 def _message(turn: Mapping[str, str]) -> Message:

@@ -1,4 +1,4 @@
-"""Folders that exist whole or not at all, whatever happens while they are written.
+"""Files and folders that exist whole or not at all, whatever happens while they are written.
 
 A folder is written beside its place as `NAME.tmp-PID`, every file is flushed to the disk, then the folder is renamed
 into place and the rename is flushed. A crash leaves the old folder, or the new one, and perhaps a temporary one that
@@ -22,6 +22,28 @@ _REPLACED = ".replaced-"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPARE_BYTES = 1_000_000
 """For headers, folder entries and the blocks that files do not fill."""
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file such that its place holds what was there before or all of `content`, never a part of it.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        _flush(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called while it is written."""
+    return f".{name}.tmp"
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from typing import TypeVar
 from tunesmith.errors import UnknownName
 
 Plugin = TypeVar("Plugin")
+METHODS = "tunesmith.methods"
+"""The folder of the methods."""
 
 
 def names(package: str) -> list[str]:

@@ -82,7 +82,7 @@ class TrainingSettings:
     rows_per_step: Count | None = None
     """Rows that one optimizer step learns from. Default: by task."""
     tokens_per_pass: Count | None = None
-    """Most tokens computed at once by each worker; smaller needs less memory and changes nothing else."""
+    """Most tokens computed at once by each worker; smaller needs less memory, and else changes only rounding and dropout."""
     learning_rate: Positive | None = None
     """Peak learning rate. Default: by method and model size."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -261,7 +261,7 @@ def merge(*layers: Mapping[str, object]) -> Tree:
             value = {"name": value} if key == "method" and isinstance(value, str) else value
             if not isinstance(value, Mapping) or not isinstance(before, Mapping):
                 merged[key] = value
-            elif key == "method" and value.get("name", before.get("name")) != before.get("name"):
+            elif key == "method" and (name := before.get("name", DEFAULT_METHOD)) != value.get("name", name):
                 merged[key] = dict(value)
             else:
                 merged[key] = merge(before, value)

@@ -25,7 +25,7 @@ class Progress:
     tokens_per_second: float | None = None
     """Real tokens (no padding) per second, over the last seconds."""
     memory_bytes: int | None = None
-    """Resident memory of the process, or memory in use on the device."""
+    """Memory that the process holds now, with the most that its workers held, or memory in use on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ class Recorder:
     acts: list[Act] = field(default_factory=list)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Record `os.mkdir`, `open`, `write`, `fsync`, `rename`, and `durable.remove`."""
+        """Record `os.mkdir`, `open`, `write`, `fsync`, `rename`, `Path.write_bytes` and `durable.remove`."""
         mkdir, opened, write, fsync, rename, remove = os.mkdir, os.open, os.write, os.fsync, os.rename, durable.remove
 
         def record(kind: Kind, path: object, target: object = "", data: bytes = b"") -> None:
@@ -49,6 +49,11 @@ class Recorder:
             if flags & os.O_CREAT:
                 record("file", path)
             return opened(path, flags, mode, **place)
+
+        def recorded_write_bytes(path: Path, data: bytes) -> None:
+            descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.write(descriptor, data)
+            os.close(descriptor)
 
         def recorded_remove(path: Path) -> None:
             if path.exists():
@@ -60,6 +65,7 @@ class Recorder:
         patch.setattr(os, "write", lambda fd, data: (record("write", _path_of(fd), data=bytes(data)), write(fd, data))[1])
         patch.setattr(os, "fsync", lambda fd: (fsync(fd), record("flush", _path_of(fd)))[0])
         patch.setattr(os, "rename", lambda a, b: (rename(a, b), record("rename", a, b))[0])
+        patch.setattr(Path, "write_bytes", recorded_write_bytes)
         patch.setattr(durable, "remove", recorded_remove)
 
     def _name(self, path: object) -> str:

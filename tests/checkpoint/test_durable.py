@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import random
 import sys
 from pathlib import Path
@@ -48,6 +50,38 @@ def test_whatever_a_power_cut_leaves_loads(tmp_path: Path, monkeypatch: pytest.M
             assert found.state == {"step": found.step}
         num_states += 1
     assert num_states >= 500
+
+
+def test_a_file_is_the_old_or_the_new_one_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = _power_cuts()
+    recorder = cuts.Recorder(tmp_path / "live")
+    recorder.root.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        recorder.install(patch)
+        for text in ("old", "the new one"):
+            durable.write_file(recorder.root / "a.json", text)
+            recorder.acts.append(cuts.Act("done", data=text.encode()))
+    num_states = 0
+    for length, lost, write_out in cuts.states(recorder.acts, random.Random(0)):
+        write_out(tmp_path / "state")
+        done = [act.data.decode() for act in recorder.acts[:length] if act.kind == "done"]
+        place = tmp_path / "state" / "a.json"
+        found = place.read_text() if place.exists() else None
+        assert found in ({None, "old"} if not done else {done[-1], "the new one"}), f"after {length} acts, lost: {lost}"
+        num_states += 1
+    assert num_states >= 80
+
+
+def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable.write_file(tmp_path / "a", "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        durable.write_file(tmp_path / "a", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 
 def test_a_folder_whose_writing_fails_never_appears(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ CHAT = '{"prompt": "%s", "completion": "%s"}\n'
 def stock(tmp_path_factory):
     """Models that work and models that do not, data files, a finished run and an unfinished one."""
     folder = tmp_path_factory.mktemp("stock")
-    for name in ("bert", "llama", "t5"):
+    for name in ("bert", "llama", "t5", "gemma2"):
         run_data.save_model(folder / name, name)
     run_data.write_reviews(folder / "reviews.csv")
     run_data.write_chats(folder / "chats.jsonl")
@@ -112,6 +112,12 @@ CASES = {
     "an unknown method setting": fit("rnak", "reviews.csv --model bert --method.rnak 8"),
     "a method setting of another type": fit("rank", "reviews.csv --model bert --method.rank many"),
     "a rank of nothing": fit("method.rank must be between 1 and 4096", "reviews.csv --model bert --method.rank 0"),
+    "an output head to adapt": fit(
+        "The output head 'lm_head' cannot be adapted", "chats.jsonl --model llama --method.targets lm_head"
+    ),
+    "virtual keys beside a soft cap": fit(
+        "Gemma2Attention has a soft cap or sinks", "chats.jsonl --model gemma2 --method prefix"
+    ),
     # data
     "no such file": fit("nowhere.csv", "nowhere.csv --model bert"),
     "an unknown starter data set": fit("Did you mean", "starter:movie-review --model bert"),
@@ -132,8 +138,11 @@ CASES = {
     "a label that only --eval knows": fit(
         "'bda' in row 1", "reviews.csv --model bert --eval e.csv", file=("e.csv", "text,label\nx,bda\n")
     ),
-    "no rows to choose by": fit("is held out to choose the best checkpoint", "reviews.csv --model bert --validation-share 0"),
-    "no rows to test on": fit("is held out to test", "reviews.csv --model bert --test-share 0"),
+    "no rows to choose by": fit(
+        "is held out to choose the best checkpoint. Give more rows or a larger --validation-share.",
+        "reviews.csv --model bert --validation-share 0",
+    ),
+    "no rows to test on": fit("or rows by --eval", "reviews.csv --model bert --test-share 0"),
     "all rows held out": fit("nothing is left to train on", "reviews.csv --model bert --test-share 0.9 --validation-share 0.2"),
     "another task than the data's": fit(
         "which fit the task classification by no usual names", "chats.jsonl --model bert --task classification"

@@ -82,8 +82,18 @@ def result() -> RunResult:
         ),
         status="finished",
         stages=[
-            Stage(name="majority class", split="test", metrics={"accuracy": Measure(value=0.5, low=0.4, high=0.6, count=100)}),
-            Stage(name="test", split="test", metrics={"accuracy": Measure(value=0.9, low=0.85, high=float("nan"), count=100)}),
+            Stage(
+                name="majority class",
+                kind="majority",
+                split="test",
+                metrics={"accuracy": Measure(value=0.5, low=0.4, high=0.6, count=100)},
+            ),
+            Stage(
+                name="tuned model",
+                kind="tuned",
+                split="test",
+                metrics={"accuracy": Measure(value=0.9, low=0.85, high=float("nan"), count=100)},
+            ),
         ],
     )
 

@@ -105,7 +105,10 @@ def test_resume(tunesmith_run, engine, saved_run):
 
 def test_evaluate(tunesmith_run, engine, saved_run):
     stage = Stage(
-        name="best checkpoint", split="new.csv", metrics={"accuracy": Measure(value=0.8, low=0.7, high=0.9, count=1200)}
+        name="best checkpoint",
+        kind="tuned",
+        split="new.csv",
+        metrics={"accuracy": Measure(value=0.8, low=0.7, high=0.9, count=1200)},
     )
     found = SimpleNamespace(stages=[stage], description=["read 1,200 rows"], warnings=["many are cut"])
     engine("evaluate", evaluate=lambda folder, data, watch: found if data == ("new.csv", "b.csv") else None)
@@ -119,7 +122,7 @@ def test_evaluate(tunesmith_run, engine, saved_run):
 
 def test_merge(tunesmith_run, engine, saved_run):
     asked = []
-    engine("merge", merge=lambda folder, out, watch, rows: asked.append((folder, out)))
+    engine("merge", merge=lambda folder, out, watch, **given: asked.append((folder, out)))
     assert "The merged model is in there" in tunesmith_run("merge", "first", "--out", "there").out
     assert asked == [(Path("runs/first"), Path("there"))]
     assert json.loads(tunesmith_run("merge", "first", "--out", "there", "--json").out)["out"] == "there"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from largest_tensor import LargestTensor
 from tunesmith.kernels import attention, flash
 from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.segments import Segments
@@ -188,3 +189,14 @@ def test_no_probabilities_are_kept_of_long_segments():
         segment_attention(q, k, v, Segments([length]), Rule(causal=True, scale=0.3))
     assert kept
     assert max(kept) <= q.numel()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_costs_what_is_inside_of_it(causal: bool, monkeypatch: pytest.MonkeyPatch):
+    """Neither a mask nor scores over all tokens of a long row."""
+    monkeypatch.setattr(attention, "BLOCK", 8)
+    length, heads, window = 400, 2, 5
+    q, k, v = (torch.randn(length, heads, 4).requires_grad_() for _ in range(3))
+    with LargestTensor() as largest:
+        segment_attention(q, k, v, Segments([length]), Rule(causal=causal, scale=1.0, window=window)).sum().backward()
+    assert largest.num_elements == length * heads * 4, "the inputs themselves"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from largest_tensor import LargestTensor
 from tunesmith.kernels import linear_cross_entropy as kernel
@@ -27,6 +28,7 @@ FORMS = {
 @pytest.fixture(params=[16, ROWS // 2, 10**6], ids=["many chunks", "two chunks", "one chunk"])
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "CHUNK_ELEMENTS_CPU", request.param * VOCABULARY)
+    monkeypatch.setattr(kernel, "PART_ELEMENTS_CPU", 5 * VOCABULARY)  # does not divide a chunk
 
 
 def _case(*, bias: bool = False, scale: float = 1.0, softcap: float | None = None, dtype: torch.dtype = torch.float32):
@@ -138,3 +140,21 @@ def test_no_tensor_of_rows_times_vocabulary_is_ever_made(form: dict[str, object]
     with LargestTensor() as largest:
         _with_gradients(plain, hidden, head, targets)
     assert largest.num_elements == ROWS * VOCABULARY, "the measure sees what the obvious way makes"
+
+
+def test_the_gradient_of_the_head_is_not_held_twice(monkeypatch: pytest.MonkeyPatch):
+    """The product of a chunk is added to it as it is made."""
+    monkeypatch.setattr(kernel, "CHUNK_ELEMENTS_CPU", 16 * VOCABULARY)
+    hidden, head, targets = _case()
+    made = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.mm.default and result.shape == head.weight.shape:
+                made.append(result)
+            return result
+
+    with Products():
+        linear_cross_entropy(hidden, replace(head, weight=head.weight.requires_grad_()), targets)
+    assert not made

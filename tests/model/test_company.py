@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny_models
 from tunesmith.methods.dora import DoRA
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import low_rank
+from tunesmith.model import forward, low_rank
 
 
 def _company_sizes(name: str, task: tiny_models.Task = "causal") -> list[int]:
@@ -94,8 +94,7 @@ def test_nothing_is_held_when_all_have_answered():
     layers, x = _layers(), torch.randn(4, 32)
     for layer in layers:
         layer(x)
-    assert layers[0].company._input is None
-    assert not layers[0].company._waiting
+    assert layers[0].company._found is None
 
 
 def test_copies_keep_company_with_each_other():
@@ -115,3 +114,28 @@ def test_layers_that_add_to_it_use_the_same_product(count: list[int]):
     for layer in layers:
         layer(x)
     assert count == [3]
+
+
+@pytest.mark.parametrize("ending", ["q_proj.base.bias", "gate_proj.base.weight", "v_proj.base.weight"])
+def test_what_a_user_lets_learn_below_a_change_gets_its_gradient(ending: str, monkeypatch: pytest.MonkeyPatch):
+    """As "LoRA and biases" in a loop of somebody's own; the other layers of the company still compute by the kernel."""
+    model = tiny_models.build("qwen2")
+    forward.choose(model, classification=False)
+    LoRA(rank=2).attach(model)
+    for layer in low_rank.layers(model).values():
+        torch.nn.init.normal_(layer.b, std=0.1)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or name.endswith(ending))
+    ids = torch.arange(8, 14)[None]
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+    found = gradients()
+    assert sum(name.endswith(ending) for name in found) == 2
+    assert all(layer.company._found is None for layer in low_rank.layers(model).values())
+    monkeypatch.setattr(low_rank.LoRALinear, "by_autograd", True)
+    expected = gradients()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)  # float32, added in another order

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 import tiny_models
-from tunesmith.errors import ModelError, Offline
+from tunesmith import durable
+from tunesmith.errors import DiskFull, ModelError, Offline
 from tunesmith.model import load
+from tunesmith.watch import Quiet
+from watching import Notes
 
 Make = Callable[..., Path]
 
@@ -203,6 +208,49 @@ def test_a_torn_gguf_file(tmp_path: Path, rest: bytes):
     path.write_bytes(b"GGUF" + rest)
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
         load.find(str(path))
+
+
+def test_converting_is_said(tmp_path: Path):
+    path, notes = tmp_path / "model.gguf", Notes()
+    path.write_bytes(b"GGUF" + b"\x03\0\0\0")
+    with pytest.raises(ModelError):
+        load.find(str(path), notes)
+    assert notes.said == ["converting model.gguf (8 B) to safetensors, once"]
+
+
+@pytest.fixture
+def gguf(tmp_path: Path, model_folder: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that transformers reads as GGUF, with a cache of its own."""
+    tokenizer = load.find(str(model_folder())).tokenizer
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(load.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    report = {"missing_keys": set(), "mismatched_keys": set()}
+    read = [(tiny_models.build("llama"), report)]
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: read.pop())  # once and no more
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 9)
+    return tmp_path / "model.gguf"
+
+
+def test_a_gguf_file_is_converted_once_and_is_on_the_disk(gguf: Path, monkeypatch: pytest.MonkeyPatch):
+    flushed = []
+    flush = durable.flush_tree
+    monkeypatch.setattr(
+        durable, "flush_tree", lambda folder: flushed.append(sorted(p.name for p in folder.iterdir())) or flush(folder)
+    )
+    folder = load._converted(gguf, Quiet())
+    assert "model.safetensors" in flushed[0], "before it gets its name"
+    assert load._converted(gguf, Quiet()) == folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_gguf_file_without_room_for_it(gguf: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", refuse)
+    with pytest.raises(DiskFull, match="No room to write"):
+        load._converted(gguf, Quiet())
+    assert list((gguf.parent / "cache" / "converted").iterdir()) == []
 
 
 def test_an_unknown_architecture(model_folder: Make):

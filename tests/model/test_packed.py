@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 import packed_cases
@@ -351,3 +352,32 @@ def _changed(batch: Batch, index: int) -> Batch:
 
 def _owner(batch: Batch) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(batch.lengths)), torch.tensor(batch.lengths))
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_windows_that_only_a_mask_knows_go_padded(windows: bool):
+    """Qwen2-MoE builds its windows into the mask and tells its attention nothing; a stream has no mask."""
+    model = tiny_models.build("qwen2_moe", use_sliding_window=windows)
+    chosen, reason = forward.choose(model, classification=False)
+    assert isinstance(chosen, PaddedForward if windows else PackedForward)
+    assert (reason is not None and "outside of a window" in reason) == windows
+    batch = packed_cases.batch(model, "causal")
+    packed_cases.assert_equal(packed_cases.together(chosen, batch), packed_cases.one_by_one(model, batch))
+
+
+def test_an_encoder_decoders_logits_are_picked_once():
+    """All tokens of the decoder are targets: picking those out of all would copy the largest tensor of the pass."""
+    model = tiny_models.build("t5", "seq2seq")
+    batch = packed_cases.batch(model, "seq2seq")
+    copied = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.shape == (len(batch.targets), tiny_models.VOCABULARY_SIZE):
+                copied.append(func)
+            return result
+
+    with torch.no_grad(), Copies():
+        PaddedForward(model).target_logits(batch)
+    assert copied == [torch.ops.aten.index.Tensor]

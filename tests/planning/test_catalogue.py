@@ -16,9 +16,9 @@ from tunesmith.planning import catalogue
 ENTRIES = {entry.name: entry for entry in catalogue.entries()}
 
 
-@pytest.mark.parametrize("name", registry.names(catalogue.METHODS))
+@pytest.mark.parametrize("name", registry.names(registry.METHODS))
 def test_the_facts_are_those_of_the_class(name):
-    entry, cls = ENTRIES[name], registry.find(catalogue.METHODS, name, Method)
+    entry, cls = ENTRIES[name], registry.find(registry.METHODS, name, Method)
     for fact in catalogue._FACTS:
         assert getattr(entry, fact) == getattr(cls, fact), fact
     assert entry.takes_positions == (cls().num_positions > 0)

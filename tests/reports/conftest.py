@@ -17,7 +17,8 @@ def share(value: float, half_width: float, count: int = 1000) -> Measure:
 
 
 def stage(name: str, split: str, **metrics: Measure) -> Stage:
-    return Stage(name=name, split=split, metrics=metrics)
+    kind = "majority" if name.startswith("majority") else "base" if name.startswith("base") else "tuned"
+    return Stage(name=name, kind=kind, split=split, metrics=metrics)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def classification_result() -> RunResult:
             stage("best checkpoint", "validation", accuracy=share(0.87, 0.021), macro_f1=share(0.869, 0.021)),
             stage("majority class", "test", accuracy=share(0.51, 0.031), macro_f1=share(0.338, 0.014)),
             stage("base model, untrained head", "test", accuracy=share(0.48, 0.031), macro_f1=share(0.44, 0.031)),
-            stage("test", "test", accuracy=share(0.86, 0.0215), macro_f1=share(0.859, 0.0215)),
+            stage("tuned model", "test", accuracy=share(0.86, 0.0215), macro_f1=share(0.859, 0.0215)),
         ],
         retention={
             "representation_similarity": share(0.91, 0.004, 60),
@@ -97,8 +98,6 @@ def classification_result() -> RunResult:
             real_tokens_per_second=3700.0,
             peak_memory_bytes=1_100_000_000,
             memory_above_import_bytes=610_000_000,
-            predicted_seconds=121.0,
-            predicted_memory_bytes=1_180_000_000,
         ),
         warnings=["1.2 % of the rows are longer than 256 tokens and were cut."],
     )
@@ -134,7 +133,7 @@ def chat_result(classification_result: RunResult) -> RunResult:
         stage("base model", "validation", loss=share(2.1, 0.15), perplexity=Measure(value=8.17, low=7.03, high=9.49)),
         stage("best checkpoint", "validation", loss=share(1.6, 0.13), perplexity=Measure(value=4.95, low=4.35, high=5.64)),
         stage("base model", "test", loss=share(2.0, 0.2), perplexity=Measure(value=7.39, low=6.05, high=9.03)),
-        stage("test", "test", loss=share(1.7, 0.18), perplexity=Measure(value=5.47, low=4.57, high=6.55)),
+        stage("tuned model", "test", loss=share(1.7, 0.18), perplexity=Measure(value=5.47, low=4.57, high=6.55)),
     ]
     result.retention = {"general_perplexity_before": Measure(value=18.3), "general_perplexity_after": Measure(value=19.05)}
     result.forgotten = "remembers: perplexity on general text 18.30 -> 19.05 (x1.041)."
@@ -152,9 +151,10 @@ def chat_result(classification_result: RunResult) -> RunResult:
 
 @pytest.fixture
 def adapter_folder(tmp_path: Path) -> Path:
-    """A run folder with an adapter and nothing else."""
+    """A run folder with an adapter in PEFT's format and nothing else."""
     folder = tmp_path / "first-film"
     (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_config.json").touch()
     return folder
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tunesmith.measure import Measure
 from tunesmith.reports.curves import Curves, read_curves
-from tunesmith.reports.figures import figures, interval_figure, loss_figure, memory_figure, score_figure, speed_figure
-from tunesmith.reports.result import RunResult
+from tunesmith.reports.figures import figures, interval_figure, loss_figure, score_figure, speed_figure
+from tunesmith.reports.result import RunResult, Stage
 
 
 def test_nothing_measured_nothing_drawn(classification_result: RunResult):
@@ -47,7 +48,8 @@ def test_intervals_are_told_to_those_who_cannot_see_them(classification_result: 
     assert interval_figure("perplexity", classification_result.stages) == ""
 
 
-def test_the_predicted_peak_is_drawn():
-    curves = Curves({"memory_bytes": (np.arange(3.0), np.array([1e9, 2e9, 2e9]))})
-    assert "predicted peak" in memory_figure(curves, 3_000_000_000)
-    assert "predicted peak" not in memory_figure(curves, None)
+def test_every_headline_has_a_figure(chat_result: RunResult):
+    measure = Measure(value=0.5, low=0.4, high=0.6)
+    metrics = {"loss": measure, "perplexity": measure, "rouge_l": measure, "exact_match": measure}
+    chat_result.stages = [Stage(name="tuned model", kind="tuned", split="test", metrics=metrics)]
+    assert [figure.title for figure in figures(chat_result, Curves())["metrics"]] == ["ROUGE-L", "Exact match", "Perplexity"]

@@ -68,7 +68,10 @@ class Structure(HTMLParser):
 def with_text(result: RunResult, text: str) -> RunResult:
     """The run with `text` in every field that is free text."""
     metric = Measure(value=0.5, low=0.4, high=0.6, count=10)
-    stages = [*result.stages, Stage(name=f"{text}s", split="test", metrics={"accuracy": metric, f"{text}m": metric})]
+    stages = [
+        *result.stages,
+        Stage(name=f"{text}s", kind="tuned", split="test", metrics={"accuracy": metric, f"{text}m": metric}),
+    ]
     return replace(
         result,
         task=result.task,
@@ -110,7 +113,7 @@ def test_a_page_keeps_its_elements(classification_result: RunResult, payload: st
 def test_a_page_with_drawings_holds_nothing_but_known_elements(classification_result: RunResult, run_folder: Path):
     everything = "".join(PAYLOADS)
     result = with_text(classification_result, everything)
-    result.stages += [Stage(name=text, split=text, metrics={text: Measure(value=1.0)}) for text in PAYLOADS[:40]]
+    result.stages += [Stage(name=text, kind="tuned", split=text, metrics={text: Measure(value=1.0)}) for text in PAYLOADS[:40]]
     result.data = replace(result.data, labels=PAYLOADS)
     result.warnings = PAYLOADS
     page = render_report(result, read_curves(run_folder), run_folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import RunError
-from tunesmith.reports.result import RunResult
+from tunesmith.reports.result import RunResult, Stage
 
 
 def change(folder: Path, path: list[str | int], value: object) -> None:
@@ -60,6 +60,19 @@ def test_what_may_be_none(classification_result: RunResult, tmp_path: Path):
     assert loaded.settings == {"anything": [1, None, "x"]}
 
 
+def test_a_record_of_before_is_read(classification_result: RunResult, tmp_path: Path):
+    result = classification_result
+    paired = Stage(name="paired difference", kind="difference", split="test", metrics=result.stages[-1].metrics)
+    result.stages.append(paired)
+    result.save(tmp_path)
+    raw = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    for stage in raw["stages"]:
+        del stage["kind"]
+    raw["cost"]["predicted_seconds"] = 121.0
+    (tmp_path / "run.json").write_text(json.dumps(raw), encoding="utf-8")
+    assert RunResult.load(tmp_path) == result
+
+
 def test_newer_missing_and_broken_files(classification_result: RunResult, tmp_path: Path):
     with pytest.raises(RunError, match="is not a run folder"):
         RunResult.load(tmp_path)
@@ -73,7 +86,7 @@ def test_newer_missing_and_broken_files(classification_result: RunResult, tmp_pa
 
 
 def test_reading_a_result_imports_nothing_heavy():
-    modules = "result", "curves", "escape", "wording", "verdict", "usage", "write", "svg", "figures", "html", "card", "summary"
+    modules = "result", "curves", "escape", "wording", "verdict", "usage", "svg", "figures", "html", "card", "summary"
     imports = "; ".join(f"import tunesmith.reports.{name}" for name in modules)
     heavy = "{'torch', 'transformers', 'jinja2', 'matplotlib', 'rich'}"
     script = (

@@ -49,6 +49,14 @@ def test_a_run_that_failed(classification_result: RunResult, tmp_path: Path):
     assert "adapter" not in text
 
 
+def test_a_run_that_was_not_evaluated_yet_has_kept_nothing(classification_result: RunResult, tmp_path: Path):
+    assert classification_result.progress is not None
+    progress = replace(classification_result.progress, steps=3, best_step=0, stop_reason="interrupted")
+    result = replace(classification_result, status="interrupted", progress=progress, stages=[])
+    assert "3 of 500; interrupted; not evaluated yet" in summary_text(result, tmp_path)
+    assert "Kept are" not in render_report(result, Curves(), tmp_path)
+
+
 def test_paths_and_commands_are_never_broken(classification_result: RunResult, tmp_path: Path):
     folder = tmp_path / ("long-name-" * 15)
     (folder / "adapter").mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 
 from tunesmith.measure import Measure
 from tunesmith.reports.result import RunResult, Stage
-from tunesmith.reports.verdict import PAIRED, judge
+from tunesmith.reports.verdict import judge
 
 
 def accuracy(value: float, half_width: float | None = 0.02) -> dict[str, Measure]:
@@ -33,8 +33,8 @@ def loss(value: float, half_width: float = 0.1) -> dict[str, Measure]:
 )
 def test_intervals_decide(classification_result: RunResult, before: dict, after: dict, difference: str):
     classification_result.stages = [
-        Stage(name="base model", split="test", metrics=before),
-        Stage(name="test", split="test", metrics=after),
+        Stage(name="base model", kind="base", split="test", metrics=before),
+        Stage(name="tuned model", kind="tuned", split="test", metrics=after),
     ]
     assert judge(classification_result).difference == difference
 
@@ -57,7 +57,7 @@ def test_overlap_is_said_plainly(chat_result: RunResult):
 )
 def test_a_paired_difference_decides_over_the_overlap(chat_result: RunResult, low: float, high: float, difference: str):
     paired = {"loss": Measure(value=(low + high) / 2, low=low, high=high)}
-    chat_result.stages.append(Stage(name=PAIRED, split="test", metrics=paired))
+    chat_result.stages.append(Stage(name="paired difference", kind="difference", split="test", metrics=paired))
     verdict = judge(chat_result)
     assert verdict.difference == difference
     assert ("the paired difference includes 0" in verdict.sentence) == (difference == "none found")
@@ -65,25 +65,37 @@ def test_a_paired_difference_decides_over_the_overlap(chat_result: RunResult, lo
 
 def test_a_paired_difference_from_the_base_model_says_nothing_of_the_majority(classification_result: RunResult):
     classification_result.stages = [
-        Stage(name="majority class", split="test", metrics=accuracy(0.80)),
-        Stage(name="base model", split="test", metrics=accuracy(0.50)),
-        Stage(name="tuned model", split="test", metrics=accuracy(0.81)),
-        Stage(name=PAIRED, split="test", metrics=accuracy(0.31)),
+        Stage(name="majority class", kind="majority", split="test", metrics=accuracy(0.80)),
+        Stage(name="base model", kind="base", split="test", metrics=accuracy(0.50)),
+        Stage(name="tuned model", kind="tuned", split="test", metrics=accuracy(0.81)),
+        Stage(name="paired difference", kind="difference", split="test", metrics=accuracy(0.31)),
     ]
     verdict = judge(classification_result)
     assert verdict.difference == "none found"
     assert verdict.sentence.endswith("(majority class); the 95 % intervals overlap.")
 
 
+def test_what_decides_is_what_a_stage_is_and_not_its_name(classification_result: RunResult):
+    classification_result.stages = [
+        Stage(name="base model, its own head", kind="base", split="test", metrics=accuracy(0.80)),
+        Stage(name="tuned on the database", kind="tuned", split="test", metrics=accuracy(0.95)),
+    ]
+    verdict = judge(classification_result)
+    assert verdict.difference == "better"
+    assert verdict.tuned is classification_result.stages[1]
+
+
 def test_a_worse_model_is_called_worse(classification_result: RunResult):
     test = classification_result.stages[-1]
-    classification_result.stages[-1] = Stage(name=test.name, split=test.split, metrics=accuracy(0.3))
+    classification_result.stages[-1] = Stage(name=test.name, kind="tuned", split=test.split, metrics=accuracy(0.3))
     assert "falls from 51.0 %" in judge(classification_result).sentence
     assert judge(classification_result).sentence.endswith("the tuned model is worse.")
 
 
 def test_the_strongest_baseline_counts(classification_result: RunResult):
-    classification_result.stages.insert(0, Stage(name="base model, zero-shot", split="test", metrics=accuracy(0.85)))
+    classification_result.stages.insert(
+        0, Stage(name="base model, zero-shot", kind="base", split="test", metrics=accuracy(0.85))
+    )
     verdict = judge(classification_result)
     assert verdict.baseline is not None
     assert verdict.baseline.name == "base model, zero-shot"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunesmith.measure import Measure
-from tunesmith.reports.wording import format_measure, format_value, gauge_explanation, metric_wording, off_by, title_of
+from tunesmith.reports.wording import format_measure, format_value, gauge_explanation, metric_wording, title_of
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,3 @@ def test_unknown_names_keep_their_name():
     assert metric_wording("brand_new").higher_is_better is None
     assert title_of("macro_f1") == "Macro-F1"
     assert gauge_explanation("brand_new")
-
-
-@pytest.mark.parametrize(
-    ("predicted", "measured", "text"),
-    [(110, 100, "10 % too high"), (90, 100, "10 % too low"), (100.2, 100, "exact to 1 %"), (5, 0, "nothing measured")],
-)
-def test_off_by(predicted: float, measured: float, text: str):
-    assert off_by(predicted, measured) == text

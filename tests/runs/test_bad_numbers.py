@@ -9,6 +9,7 @@ import pytest
 from tunesmith.checkpoint import folder as checkpoints
 from tunesmith.model.safe_files import read_tensors
 from tunesmith.reports.result import RunResult
+from tunesmith.reports.usage import next_commands
 
 NAN, INFINITE = "nan_loss", "infinite_gradient"
 SLOW = pytest.mark.slow  # each fault is tried once without these
@@ -38,7 +39,11 @@ def test_three_in_a_row_end_the_run(server, fit_words, tmp_path, fault):
     assert "not finite in steps 4 to 6. The weights are those of step 3." in message
     assert "--learning-rate" in message
     folder = tmp_path / "run"
-    assert RunResult.load(folder).status == "failed"
+    result = RunResult.load(folder)
+    assert (result.status, result.has_diverged) == ("failed", True)
+    assert [command.line for command in next_commands(result, folder)] == [f"tunesmith show {folder}"], (
+        "resume would fail again"
+    )
     parent = folder / "checkpoints"
     good, bad = (checkpoints.load(parent, step).tensors["optimizer"] for step in checkpoints.steps(parent)[-2:])
     for name, tensor in bad.items():
@@ -46,4 +51,5 @@ def test_three_in_a_row_end_the_run(server, fit_words, tmp_path, fault):
         assert tensor.equal(good[name]), f"{name} moved in a bad step"
     child = server.run(["resume", "run", "--quiet"], tmp_path)
     assert child.code == 0, child.err
-    assert RunResult.load(folder).status == "finished"
+    result = RunResult.load(folder)
+    assert (result.status, result.has_diverged) == ("finished", False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tunesmith.method import Method
+from tunesmith.methods.bitfit import BitFit
 from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
 from tunesmith.runs import defaults
@@ -43,6 +44,7 @@ def test_a_base_in_few_bits_is_trained_in_smaller_passes_unless_a_size_is_given(
         (2, LoRA(), 10**8, (2, 512)),
         (64, LoRA(), 10**10, (8, 512)),  # no more than rows
         (4, Full(), 2 * 10**7, (4, 512)),
+        (4, BitFit(), 10**10, (4, 512)),  # its gradients are few, whatever the model has
         (4, Full(), 3 * 10**7, (3, 512)),  # 120 MB of gradients each
         (4, Full(), 10**8, (1, 1024)),
     ],
@@ -54,5 +56,6 @@ def test_workers_are_as_many_as_pay(num_processors: int, method: Method, num_par
     assert defaults.plan(found, 100).num_processes == found.workers
 
 
-def test_workers_that_are_asked_for_are_given():
-    assert defaults.resolve(TrainingSettings(workers=3), Full(), FACTS).workers == 3
+@pytest.mark.parametrize(("asked", "given"), [(3, 3), (20, 8)])
+def test_workers_that_are_asked_for_are_given_if_they_have_a_row(asked: int, given: int):
+    assert defaults.resolve(TrainingSettings(workers=asked, rows_per_step=8), Full(), FACTS).workers == given

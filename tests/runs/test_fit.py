@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_data
 from tunesmith.commands import main
 from tunesmith.reports.result import RunResult
+from tunesmith.training import memory
 
 KINDS = ("reviews", "pairs", "chats", "documents")
 TASKS = {"reviews": "classification", "pairs": "classification", "chats": "chat", "documents": "text"}
@@ -99,6 +101,19 @@ def test_the_command_in_a_process_of_its_own(bench, tmp_path):
     assert "Traceback" not in done.stderr
     assert "3 classes" in done.stderr
     assert RunResult.load(tmp_path / "runs" / "reviews-bert-lora-1").status == "finished"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be forgotten on Linux only")
+def test_the_peak_of_memory_is_that_of_the_run(no_figures, bench, tmp_path):
+    """Not of what the process did before, as in a notebook with several runs."""
+    import tunesmith as ts
+
+    before = torch.ones(2**28)  # a GB
+    del before
+    run = ts.fit(bench.reviews, model=bench.bert, out=tmp_path / "run", steps=1, precision="float32")
+    cost = run.result.cost
+    assert cost is not None
+    assert cost.peak_memory_bytes < memory.resident_bytes() + 2**29
 
 
 def test_json(no_figures, bench, tmp_path, capsys):

@@ -42,3 +42,18 @@ def test_the_file_is_named_in_its_errors(tmp_path):
     file.write_text("[training]\nepocs = 2\n")
     with pytest.raises(SettingsError, match="t.toml: unknown key `training.epocs`"):
         layers.resolve({}, config=str(file), preset=None)
+
+
+def test_a_method_table_without_a_name_is_of_the_default_method(tmp_path):
+    file = tmp_path / "t.toml"
+    file.write_text("[method]\nrank = 4\n")
+    refined = layers.resolve({"method": {"name": "lora", "alpha": 8}}, config=str(file), preset=None)
+    assert refined.method == {"name": "lora", "rank": 4, "alpha": 8}
+    other = layers.resolve({"method": {"name": "ia3"}}, config=str(file), preset=None)
+    assert other.method == {"name": "ia3"}
+    assert layers.resolve({}, config=str(file), preset="quick").method == {"name": "lora", "rank": 4, "alpha": 4}
+
+
+def test_rows_to_evaluate_on_and_a_share_to_hold_out(tmp_path):
+    with pytest.raises(SettingsError, match="--eval gives the rows.*Leave one of the two out"):
+        layers.resolve({"data": {"eval": "more.csv", "test_share": 0.2}}, config=None, preset=None)

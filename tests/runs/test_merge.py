@@ -43,6 +43,14 @@ def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("words", [["--rows", "missing.csv"], ["--max-divergence", "0.1"]])
+def test_limits_of_a_comparison_that_is_not_made(finished, tmp_path, capsys, method, words):
+    assert main(["merge", str(finished("reviews", method).folder), "--out", str(tmp_path / "m"), *words]) == 2
+    assert "was not quantised" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_copy_that_fails_leaves_nothing(finished, tmp_path, monkeypatch):
     def full(source, place, **_):
         (place / "half").write_text("x")

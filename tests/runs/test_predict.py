@@ -16,7 +16,6 @@ from tunesmith.errors import InputError, RunError
 from tunesmith.evaluation.generate import Generation
 from tunesmith.evaluation.sampling import Sampling
 from tunesmith.runs import predict
-from tunesmith.runs.answers import CUT_MARK
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -51,7 +50,10 @@ def test_a_chat_returns_whether_the_model_ended_its_answer(finished):
     for seed in range(6):
         settings = Generation(max_new_tokens=1, sampling=Sampling(temperature=2.0, seed=seed))
         ended.append(_returned(predictor.chat([Message("user", "red green")], settings)))
-        expected.append(not predictor.predict(["red green"], settings)[0].endswith(CUT_MARK))
+        (answer,) = predictor.answers(["red green"], settings)
+        expected.append(answer.ended)
+        assert str(answer) == answer.text + ("" if answer.ended else " …")
+        assert predictor.predict(["red green"], settings) == [answer.text]
     assert ended == expected
     assert set(ended) == {True, False}
 
@@ -93,7 +95,7 @@ def test_only_a_chat_model_chats(finished):
 def test_chat_is_what_predict_says(finished):
     run = finished("chats")
     said = run.chat("red green", max_new_tokens=4)
-    assert run.predict(["red green"], max_new_tokens=4)[0].removesuffix(" …") == said
+    assert run.predict(["red green"], max_new_tokens=4) == [said]
 
 
 def test_drawn_answers_are_those_of_their_seed(finished):

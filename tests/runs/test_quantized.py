@@ -74,8 +74,8 @@ def test_a_merged_model_that_differs_is_refused(quantized, tmp_path, monkeypatch
     """The mistake that is made: the change was learnt over the base in four bits, and is put on the one in sixteen."""
     base = merging.predict.base
 
-    def in_16_bits(folder, result):
-        source, _ = base(folder, result)
+    def in_16_bits(folder, result, watch):
+        source, _ = base(folder, result, watch)
         return source, load.load(source, result.task)
 
     monkeypatch.setattr(merging, "_merged_in_float32", wrong := _merged_over(in_16_bits))
@@ -92,7 +92,7 @@ def _merged_over(base):
 
     def merged(folder, result, watch):
         merged.called = True
-        source, model = base(folder, result)
+        source, model = base(folder, result, watch)
         folding.merge(model, adapter.load(model, folder / "adapter"))
         return source, model
 

@@ -40,3 +40,26 @@ def test_what_is_promised_is_what_is_done(bench, capsys, tmp_path, finished):
     assert promised["training"] == done["training"]
     assert promised["method"] == done["method"]
     assert content["num_steps"] == finished("reviews").result.progress.planned_steps
+
+
+def test_what_a_model_costs_before_it_is_there_is_said(bench, capsys, tmp_path):
+    (tmp_path / "torn.gguf").write_bytes(b"GGUF" + b"\x03\0\0\0")
+    assert main(["fit", str(bench.chats), "--model", str(tmp_path / "torn.gguf"), "--dry-run"]) == 2
+    assert "converting torn.gguf (8 B) to safetensors, once" in capsys.readouterr().err
+
+
+def test_a_folder_that_the_run_would_refuse(bench, capsys, finished):
+    occupied = finished("reviews").folder
+    assert main(["fit", str(bench.reviews), "--model", str(bench.bert), "--out", str(occupied), "--dry-run"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_where_nothing_is_trained(bench, capsys):
+    assert main(["fit", str(bench.reviews), "--model", str(bench.bert), "--dry-run", "--profile"]) == 2
+    assert "Leave one of the two out" in capsys.readouterr().err
+
+
+def test_workers_without_a_row_are_spoken_of(bench, capsys):
+    words = ["fit", str(bench.reviews), "--model", str(bench.bert), "--workers", "5", "--rows-per-step", "2", "--dry-run"]
+    assert main([*words, "--precision", "float32"]) == 0
+    assert "2 workers, not 5: a step has no more rows" in capsys.readouterr().err

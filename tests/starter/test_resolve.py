@@ -11,24 +11,7 @@ from starter_archives import zip_bytes
 from tunesmith import starter
 from tunesmith.errors import InputError, Offline, TunesmithError, UnknownName
 from tunesmith.starter import resolve
-from tunesmith.watch import Progress
-
-
-class Notes:
-    """A watch that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.seen: list[Progress] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.said.append(text)
-
-    def progress(self, progress: Progress) -> None:
-        self.seen.append(progress)
+from watching import Notes
 
 
 def _left_over(cache: Path) -> list[str]:

@@ -32,6 +32,37 @@ def test_the_peak_does_not_fall():
     assert 2**24 < peak < 2**40
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be forgotten on Linux only")
+def test_the_peak_is_forgotten_on_demand():
+    tensor = torch.ones(SIZE // 4)
+    peak = memory.peak_bytes()
+    del tensor
+    memory.give_back()
+    assert memory.forget_peak()
+    assert memory.peak_bytes() < peak - SIZE // 2
+
+
+def test_a_peak_that_cannot_be_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(memory, "_REFERENCES", tmp_path / "none" / "clear_refs")
+    assert not memory.forget_peak()
+
+
+@pytest.mark.skipif(not memory._has_glibc(), reason="another C library keeps what it likes")
+def test_what_a_run_took_is_given_back():
+    @memory.returned()
+    def run() -> None:
+        memory.keep_freed_memory()
+        circle = [torch.ones(SIZE // 64) for _ in range(16)]
+        circle.append(circle)  # pyright: ignore[reportArgumentType]
+        held.append(memory.resident_bytes())
+
+    held: list[int] = []
+    before = memory.resident_bytes()
+    run()
+    assert held[0] > before + SIZE // 2
+    assert memory.resident_bytes() < before + SIZE // 8
+
+
 def test_without_a_status_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     usual = memory.peak_bytes()
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "none")
@@ -50,5 +81,5 @@ def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch: pytest
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
     memory.keep_few_kernels()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
     assert os.environ["LRU_CACHE_CAPACITY"] == "7"

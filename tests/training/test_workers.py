@@ -230,6 +230,22 @@ def _wait_until_dead(pid: int) -> None:
     pytest.fail(f"process {pid} is still there")
 
 
+def test_a_worker_drops_the_moments_that_a_checkpoint_brought(monkeypatch: pytest.MonkeyPatch):
+    """Else its pages of them stay with it when the process that trains writes to its own."""
+    learner = _learner()
+    batches = [batch for batch, _ in _passes()]
+    take_step(learner, batches, Update(0.1, 1.0, range(len(batches))))
+    accumulate = Learner.accumulate_share
+
+    def count(self: Learner, *inputs: object) -> Tensor:
+        moments = len(self.optimizer._adamw.state)
+        return accumulate(self, *inputs) * 0 + moments  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Learner, "accumulate_share", count)
+    with hired(2, learner) as crew:
+        assert crew.accumulate(_passes()).item() == len(learner.optimizer.sizes), "of this process alone"
+
+
 def test_shares_are_even_and_complete():
     batches = [
         Batch(input_ids=torch.zeros(n, dtype=torch.long), lengths=[n], targets=torch.zeros(1)) for n in (9, 1, 5, 4, 2, 8)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.checkpoint.save_model import save_model
 from tunesmith.errors import NotMergeable
 from tunesmith.method import Method
+from tunesmith.model.save_model import save_model
 
 
 def merge_and_save(model: PreTrainedModel, method: Method, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tunesmith import registry
 from tunesmith.checkpoint import peft_tokens
-from tunesmith.checkpoint.trained import METHODS, fill, thaw_saved, trainable
+from tunesmith.checkpoint.trained import fill, thaw_saved, trainable
 from tunesmith.durable import whole_folder
 from tunesmith.errors import ModelError, RunError
 from tunesmith.interchange import PeftFormat
@@ -116,7 +116,7 @@ def read(folder: Path, model: nn.Module) -> tuple[Method, dict[str, Tensor], lis
 
 def _method_for(config: Mapping[str, object], where: str) -> type[PeftFormat]:
     """The method whose type and marks a configuration carries."""
-    classes = [registry.find(METHODS, name, Method) for name in registry.names(METHODS)]
+    classes = [registry.find(registry.METHODS, name, Method) for name in registry.names(registry.METHODS)]
     known = [kind for kind in classes if issubclass(kind, PeftFormat)]
     same_type = [kind for kind in known if kind.peft_type == config.get("peft_type")]
     if not same_type:

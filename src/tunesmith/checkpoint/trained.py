@@ -23,7 +23,6 @@ from tunesmith.tensor_file import json_bytes, num_bytes_of, write_bytes, write_t
 SCHEMA_VERSION = 1
 TENSORS = "trained.safetensors"
 METHOD = "method.json"
-METHODS = "tunesmith.methods"
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -70,7 +69,7 @@ def method_from(mapping: object, where: str) -> Method:
     """
     tree = settings.check_method(mapping, where)
     name = str(tree.pop("name"))
-    return settings.from_mapping(registry.find(METHODS, name, Method), tree, where)
+    return settings.from_mapping(registry.find(registry.METHODS, name, Method), tree, where)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tunesmith.commands import _output
@@ -30,36 +30,44 @@ class Conversation:
         self._messages = [Message("system", self._system)] if self._system else []
 
     def answer(self, prompt: str, *, shown: bool) -> str:
-        """The answer to the next message, streamed to stdout if `shown`; Ctrl-C ends it early."""
-        self.was_cut = False
-        if self._task != "chat":
-            answer = str(self._predictor.predict([prompt], self._settings)[0])
-            self.was_cut = self._task != "classification" and _ends_in_the_mark(answer)
-            if shown:
-                _output.say(answer)
-            return answer
+        """The answer to the next message, streamed to stdout if `shown`.
+
+        Raises:
+            InputError: If the model cannot take the message.
+            KeyboardInterrupt: If the user stopped it.
+
+        A message is part of the conversation from the first piece of its answer on, whatever ends it.
+        """
         from tunesmith.data.examples import Message
 
-        self._messages.append(Message("user", prompt))
-        pieces: list[str] = []
+        self.was_cut = False
+        asked = [*self._messages, Message("user", prompt)]
+        pieces = self._noting_the_end(self._pieces(asked))
+        written: list[str] = []
         try:
-            for piece in self._noting_the_end(self._predictor.chat(self._messages, self._settings)):
-                pieces.append(piece)
+            for piece in pieces:
+                written.append(piece)
                 if shown:
                     _output.stream(piece)
-        except KeyboardInterrupt:
-            pieces.append(" [stopped]")
+        finally:
+            if written:
+                self._messages = [*asked, Message("assistant", "".join(written))]
         if shown:
             _output.say("")
-        self._messages.append(Message("assistant", "".join(pieces)))
-        return "".join(pieces)
+        return "".join(written)
+
+    def _pieces(self, asked: Sequence[Message]) -> Generator[str, None, bool]:
+        """The answer as it is written; returns whether the model ended it itself."""
+        if self._task == "chat":
+            return self._predictor.chat(asked, self._settings)
+        return self._whole(asked[-1].content)
+
+    def _whole(self, prompt: str) -> Generator[str, None, bool]:
+        """The answer in one piece, of a model that knows no conversation."""
+        (answer,) = self._predictor.answers([prompt], self._settings)
+        yield answer.text
+        return answer.ended
 
     def _noting_the_end(self, pieces: Generator[str, None, bool]) -> Iterator[str]:
         """The pieces of an answer, and whether it was cut off."""
         self.was_cut = not (yield from pieces)
-
-
-def _ends_in_the_mark(answer: str) -> bool:
-    from tunesmith.runs.answers import CUT_MARK
-
-    return answer.endswith(CUT_MARK)

@@ -21,7 +21,6 @@ from tunesmith.command import Command
 from tunesmith.errors import InputError, SettingsError
 from tunesmith.quantity import Duration, Range
 
-METHODS = "tunesmith.methods"
 _METHOD_FLAG = "--method."
 
 # tyro checks a default of `str | None` or `tuple[str, ...]` with a library that takes 0.1 s to import; these spare it that.
@@ -118,7 +117,7 @@ def _is_union(hint: object) -> bool:
 
 def _method_help() -> str:
     """The help of `--method`, with the names that exist."""
-    names = plugins.names(METHODS) + settings.preset_names()
+    names = plugins.names(plugins.METHODS) + settings.preset_names()
     return (
         f"How to fine-tune: {', '.join(names)}. Default: {settings.DEFAULT_METHOD}. "
         "A method's own settings are flags too: --method.NAME VALUE, e.g. --method.rank 8."

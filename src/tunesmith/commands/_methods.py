@@ -11,7 +11,7 @@ from tunesmith import registry
 from tunesmith.commands import _flags, _output
 from tunesmith.errors import InputError
 from tunesmith.method import Method
-from tunesmith.planning.catalogue import METHODS, Entry
+from tunesmith.planning.catalogue import Entry
 from tunesmith.quantity import format_bytes
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def page(choice: Choice) -> Iterator[str]:
 
 def _settings(entry: Entry) -> Iterator[str]:
     """The settings with their defaults, or what a preset makes of them."""
-    kind = registry.find(METHODS, str(entry.method["name"]), Method)
+    kind = registry.find(registry.METHODS, str(entry.method["name"]), Method)
     fields, texts = dataclasses.fields(kind), _flags.field_docs(kind)
     if fields:
         yield "\nsettings: --method.NAME VALUE"

@@ -81,16 +81,34 @@ class Chat(Command):
         """A fresh conversation with the model of the run.
 
         Raises:
-            InputError: If a setting has no meaning for this run.
+            InputError: If the run or a setting has no meaning in a conversation.
         """
         result = RunResult.load(folder)
-        if result.task == "classification" and self.temperature:
-            raise InputError(f"{folder} answers with a label: there is nothing to draw. Leave out --temperature.")
+        self._require_sense(folder, result)
         from tunesmith.runs import predict
 
         with View(quiet=self.quiet) as view:
             view.say(f"loading {folder}")
-            return Conversation(predict.load(folder), result.task, self.system, settings)
+            return Conversation(predict.load(folder, view), result.task, self.system, settings)
+
+    def _require_sense(self, folder: Path, result: RunResult) -> None:
+        """Refuse what could have no effect.
+
+        Raises:
+            InputError: If the run judges pairs of texts, or a setting has no meaning for it.
+        """
+        if result.data.has_pairs:
+            code = f"tunesmith.load({str(folder)!r}).predict([(first, second)])"
+            raise InputError(f"{folder} judges pairs of texts, which a line cannot hold. From Python: {code}")
+        if result.task == "classification" and self.temperature:
+            raise InputError(f"{folder} answers with a label: there is nothing to draw. Leave out --temperature.")
+        if result.task != "chat" and self.system:
+            raise InputError(f"{folder} was tuned for {result.task}, which knows no instructions. Leave out --system.")
+        if not self.temperature and (self.top_p != 1 or self.seed):
+            given = "--top-p" if self.top_p != 1 else "--seed"
+            raise InputError(
+                f"{given} says how words are drawn, and none are without --temperature. Add it, e.g. --temperature 0.7."
+            )
 
     def _talk(self, conversation: Conversation) -> int:
         """Read lines until the user leaves."""
@@ -105,8 +123,18 @@ class Chat(Command):
             if line == _FORGET:
                 conversation.start()
             elif line:
-                conversation.answer(line, shown=True)
-                self._say_if_cut(conversation)
+                self._answer(conversation, line)
+
+    def _answer(self, conversation: Conversation, line: str) -> None:
+        """Answer a line; whatever comes of it, the conversation goes on."""
+        try:
+            conversation.answer(line, shown=True)
+        except KeyboardInterrupt:
+            _output.say(" [stopped]")
+        except InputError as error:
+            View().warn(f"{error} Your message was taken back; {_FORGET} starts a new conversation.")
+        else:
+            self._say_if_cut(conversation)
 
     def _say_if_cut(self, conversation: Conversation) -> None:
         """Tell an answer that ran into the limit from one that ended, and how to raise the limit."""

@@ -54,6 +54,8 @@ class Fit(Command):
     """What was given as --method.NAME VALUE."""
 
     def run(self) -> int:
+        if self.dry_run and self.profile:
+            raise InputError("--dry-run trains no step that --profile could measure. Leave one of the two out.")
         chosen = self.settings()
         with collector.paused():
             from tunesmith.runs import fit

@@ -37,11 +37,11 @@ class Merge(Command):
     """Show no progress, only warnings and the result."""
 
     def run(self) -> int:
-        folder, limits = _folder.find_run(self.folder), self._limits()
+        folder, limit = _folder.find_run(self.folder), self._limit()
         from tunesmith.runs import merge
 
         with View(quiet=self.quiet) as view:
-            found = merge.merge(folder, Path(self.out), view, rows=(self.rows,) if self.rows else (), **limits)
+            found = merge.merge(folder, Path(self.out), view, rows=(self.rows,) if self.rows else (), max_divergence=limit)
         if self.json:
             compared = {} if found is None else {"compared_with_run": dataclasses.asdict(found)}
             _output.emit_json({"run": str(folder), "out": self.out, **compared})
@@ -51,14 +51,14 @@ class Merge(Command):
             _output.say(f"The merged model is in {self.out}; any program that reads transformers models can load it.")
         return 0
 
-    def _limits(self) -> dict[str, float]:
-        """The given limit.
+    def _limit(self) -> float | None:
+        """The given limit, None if there is none.
 
         Raises:
             SettingsError: If it is no number, or negative.
         """
         if self.max_divergence is None:
-            return {}
+            return None
         value = settings.check_value(self.max_divergence, settings.NotNegative, "--max-divergence", from_text=True)
         assert isinstance(value, float)
-        return {"max_divergence": value}
+        return value

@@ -12,6 +12,7 @@ from tunesmith.command import Command
 from tunesmith.commands import _methods, _output
 from tunesmith.commands._flags import OptionalText
 from tunesmith.commands._methods import Choice
+from tunesmith.commands._view import View
 from tunesmith.planning import catalogue
 from tunesmith.planning.catalogue import Entry
 
@@ -61,4 +62,6 @@ def _counts(model: str, entries: list[Entry]) -> Mapping[str, Count | InputError
     from tunesmith.planning import parameters
 
     load.quiet()
-    return parameters.count(load.find_config(model), entries)
+    with View() as view:
+        config = load.find_config(model, view)
+    return parameters.count(config, entries)

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_TO_RESUME = ("killed", "interrupted", "failed")
-
-
 @dataclass(kw_only=True)
 class Runs(Command):
     """List the runs in ./runs or another folder."""
@@ -48,7 +45,7 @@ class Runs(Command):
 
 def _row(folder: Path) -> dict[str, str]:
     """What the list says of one run; a damaged one says so instead of hiding the others."""
-    from tunesmith.reports.usage import next_commands
+    from tunesmith.reports.usage import resume_command
     from tunesmith.reports.verdict import judge
     from tunesmith.reports.wording import format_measure, metric_wording
 
@@ -65,7 +62,8 @@ def _row(folder: Path) -> dict[str, str]:
     method = str(result.method.get("name", ""))
     facts = {"run": str(folder), "status": result.status, "created": result.created, "task": result.task}
     row = {**facts, "model": result.model.name, "data": result.data.name, "method": method, "result": shown}
-    return row | ({"resume": next_commands(result, folder)[0].line} if result.status in _TO_RESUME else {})
+    resume = resume_command(result, folder)
+    return row | ({"resume": resume.line} if resume else {})
 
 
 def _say_how_to_go_on(commands: list[str]) -> None:

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.evaluation.sampling import Sampling, choose
 from tunesmith.model import token_rows
+from tunesmith.model.packed import turn
 
 TokenIds = Sequence[int] | NDArray
 Progress = Callable[[int, int], None]
@@ -86,7 +87,7 @@ def generate(
     for row in rows:
         token_rows.require(model, row)
     answers: dict[int, Answer] = {}
-    with _ready(model, settings):
+    with turn, _ready(model, settings):
         for group in _groups([len(row) for row in rows], budgets, settings.tokens_per_pass):
             new_ids = _generate_group(model, [rows[number] for number in group], group, budgets[group[0]], settings)
             answers |= {number: _cut(ids, settings.stop_ids) for number, ids in zip(group, new_ids, strict=True)}
@@ -179,8 +180,8 @@ def _stream(model: PreTrainedModel, ids: Tensor, budget: int, settings: Generati
     cache = None
     with _ready(model, settings):
         for step in range(budget):
-            # Not around the yield: the caller would find gradients switched off.
-            with torch.no_grad():
+            # Not around the yield: the caller would find gradients switched off, and other threads would wait for it.
+            with turn, torch.no_grad():
                 output = model(input_ids=ids, past_key_values=cache, use_cache=True, **extra)
                 ids = choose(output.logits[:, -1], [0], step, settings.sampling)[:, None]
             token, cache = int(ids), output.past_key_values

@@ -37,7 +37,7 @@ class LanguageGauge:
     """Measures next-token predictions on fixed rows. The model is a function to logits (tokens, vocab) of every position."""
 
     rows: Sequence[Row]
-    tokens_per_pass: int = 512
+    tokens_per_pass: int = 128
     """How many tokens the model is given at once, which bounds the memory that logits take."""
 
     def before(self, logits_of: Outputs) -> Record:

@@ -9,7 +9,6 @@ that represent.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from tunesmith import durable
 from tunesmith.errors import RunError
 from tunesmith.measure import Measure
 
@@ -62,13 +62,8 @@ def general_rows(encode: Callable[[str], Sequence[int]], *, max_tokens: int = MA
 
 def save_record(path: Path, record: Record) -> None:
     """Keep what a gauge measured on the base model in a safetensors file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     content = save({name: np.ascontiguousarray(array) for name, array in record.items()}, {"format": _FORMAT})
-    with temporary.open("wb") as file:  # by ourselves: safetensors lets nobody but the owner read the file
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    durable.write_file(path, content)  # by ourselves: safetensors lets nobody but the owner read the file
 
 
 def load_record(path: Path) -> Record:

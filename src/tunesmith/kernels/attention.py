@@ -179,12 +179,23 @@ def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Ru
     ends = [length * number // count for number in range(count + 1)]
     rows = [slice(start, end) for start, end in itertools.pairwise(ends)]
     if rule.window is not None and rule.window < seen:
+        if count > 1 and (segments.in_stream or not part.sees_shared):
+            return [_strip(block, seen, seen - length, segments, rule, dtype) for block in rows]
         mask = _mask(length, segments, part, rule, dtype)
         return [_Block(block, slice(0, seen), None if mask is None else mask[block]) for block in rows]
     if not rule.causal:
         return [_Block(block, slice(0, seen), None) for block in rows]
     corners = (segments.mask(block.stop - block.start, causal=True, window=None, dtype=dtype) for block in rows)
     return [_Block(block, slice(0, seen - length + block.stop), corner) for block, corner in zip(rows, corners, strict=True)]
+
+
+def _strip(rows: slice, seen: int, ahead: int, segments: Segments, rule: Rule, dtype: torch.dtype) -> _Block:
+    """Some queries with the keys inside of their window, of `seen` keys, of which `ahead` stand before the first query's."""
+    assert rule.window is not None
+    first, end = ahead + rows.start, ahead + rows.stop
+    keys = slice(max(0, first - rule.window + 1), end if rule.causal else min(seen, end + rule.window - 1))
+    sizes = (end - first, keys.stop - keys.start)
+    return _Block(rows, keys, segments.strip(*sizes, first - keys.start, causal=rule.causal, window=rule.window, dtype=dtype))
 
 
 def _products_forward(inputs: tuple[Tensor, ...], out: Tensor, blocks: list[_Block], scale: float) -> list[Tensor]:

@@ -32,22 +32,37 @@ class RowBlocks(Protocol):
 FrozenWeight = Tensor | RowBlocks
 
 
+def in_autocast(x: Tensor) -> Tensor:
+    """The input of a product in the type that `torch.autocast`, which does not reach into our own products, wants of it."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
 def add_product(y: Tensor, x: Tensor, weight: FrozenWeight) -> None:
-    """Add x Wt `(tokens, d_out)` to y."""
+    """Add x Wt `(tokens, d_out)` to y; the weight is taken in the type of x."""
     if isinstance(weight, Tensor):
-        y.addmm_(x, weight.t())
+        y.addmm_(x, weight.t().to(x.dtype))
         return
     for rows, block in weight.row_blocks(x.dtype):
         y[:, rows].addmm_(x, block.t())
 
 
 def add_input_gradient(dx: Tensor, dy: Tensor, weight: FrozenWeight) -> None:
-    """Add dy W `(tokens, d_in)` to dx."""
+    """Add dy W `(tokens, d_in)` to dx; the weight is taken in the type of dy."""
     if isinstance(weight, Tensor):
-        dx.addmm_(dy, weight)
+        dx.addmm_(dy, weight.to(dy.dtype))
         return
     for rows, block in weight.row_blocks(dy.dtype):
         dx.addmm_(dy[:, rows], block)
+
+
+@torch.no_grad()
+def row_squares(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
+    """The squared length of every row, `(d_out,)`."""
+    blocks = [weight.to(dtype)] if isinstance(weight, Tensor) else (block for _, block in weight.row_blocks(dtype))
+    return torch.cat([block.square().sum(1) for block in blocks])
 
 
 def dense(weight: RowBlocks, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -62,7 +77,7 @@ def plain(x: Tensor, weight: RowBlocks, bias: Tensor | None) -> Tensor:
 
 def frozen_linear(x: Tensor, weight: RowBlocks, bias: Tensor | None) -> Tensor:
     """Map `(..., d_in)` to `(..., d_out)`; gradients flow to x and the bias."""
-    flat = x.reshape(-1, x.shape[-1])
+    flat = in_autocast(x).reshape(-1, x.shape[-1])
     result: Tensor = _FrozenLinear.apply(flat, weight)  # pyright: ignore[reportAssignmentType]
     result = result.view(*x.shape[:-1], weight.shape[0])
     return result if bias is None else result + bias

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels import lora_linear
 from tunesmith.kernels.by_device import by_device
+from tunesmith.kernels.frozen_linear import in_autocast
 from tunesmith.kernels.lora_linear import ALL_TOKENS, Changed, Readers, flat, products, unflat
 
 
@@ -29,7 +30,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 def lora_swiglu(x: Tensor, gate: Changed, up: Changed, down: Changed, parts: Sequence[slice] = ALL_TOKENS) -> Tensor:
     """The whole layer, `(..., d_in)` to `(..., d_out)`, where all three projections are `lora_linear`s of the same parts."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = in_autocast(x).reshape(-1, x.shape[-1])
     inner, outer = Readers((gate, up), parts), Readers((down,), parts)
     result: Tensor = _LoRASwiGLU.apply(rows, inner, outer, *inner.factors, *outer.factors)  # pyright: ignore[reportAssignmentType]
     return result.view(*x.shape[:-1], result.shape[-1])

@@ -17,6 +17,9 @@ from tunesmith.kernels.by_device import by_device
 
 CHUNK_ELEMENTS_CPU = 8 * 2**20  # float32 logits of one chunk: 32 MB, about a last-level cache
 CHUNK_ELEMENTS_ACCELERATOR = 256 * 2**20
+PART_ELEMENTS_CPU = (
+    2**20
+)  # logits that are made probabilities at once: they stay in a core's cache, and no second chunk is held
 
 
 @dataclass(frozen=True)
@@ -73,21 +76,44 @@ def losses_and_slopes(
 
     The gradient has the shape and type of the logits and may lie in their memory.
     """
+    losses = torch.empty(len(logits), 1, dtype=torch.float32, device=logits.device)
+    size = max(1, PART_ELEMENTS_CPU // logits.shape[1] if logits.device.type == "cpu" else len(logits))
+    for start in range(0, len(logits), size):
+        part = slice(start, start + size)
+        log_shares, capped = _log_shares(logits[part], scale, softcap, exact=not for_gradients)
+        chosen = targets[part, None]
+        losses[part] = -log_shares.gather(1, chosen)
+        if for_gradients:
+            logits[part] = _slopes(log_shares, capped, chosen, scale, softcap)
+    return losses, logits if for_gradients else None
+
+
+def _log_shares(logits: Tensor, scale: float, softcap: float | None, *, exact: bool) -> tuple[Tensor, Tensor]:
+    """The logarithms of the probabilities, and z."""
     # Logits that are computed with, or reported, are made float32 first; else their own type keeps a loss near zero exact too.
-    capped = logits if for_gradients and scale == 1.0 and softcap is None else logits.float()
+    capped = logits.float() if exact or scale != 1.0 or softcap is not None else logits
     if scale != 1.0:
-        capped.mul_(scale)
+        capped = capped * scale
     if softcap is not None:
-        capped.div_(softcap).tanh_().mul_(softcap)
-    log_shares, chosen = torch.log_softmax(capped, -1), targets[:, None]
-    losses = -log_shares.gather(1, chosen).float()
-    if not for_gradients:
-        return losses, None
-    dlogits = log_shares.exp_()
-    dlogits.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=dlogits.dtype))
+        capped = softcap * torch.tanh(capped / softcap)
+    return torch.log_softmax(capped, -1), capped
+
+
+def _slopes(log_shares: Tensor, capped: Tensor, chosen: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """The gradient of W h + b, made of the logarithms, whose memory is used."""
+    slopes = log_shares.exp_()
+    slopes.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=slopes.dtype))
     if softcap is not None:
-        dlogits.mul_((capped / softcap).square_().neg_().add_(1))
-    return losses, (dlogits.mul_(scale) if scale != 1.0 else dlogits).to(logits.dtype)
+        slopes.mul_((capped / softcap).square_().neg_().add_(1))
+    return slopes.mul_(scale) if scale != 1.0 else slopes
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a b to a float32 total; in float32 without making the product, which is as large as the head."""
+    if a.dtype == b.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -110,7 +136,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dhidden is not None:
                 torch.mm(dlogits, weight, out=dhidden[part])
             if dweight is not None:
-                dweight.add_(dlogits.t() @ hidden[part])
+                _add_product(dweight, dlogits.t(), hidden[part])
             if dbias is not None:
                 dbias.add_(dlogits.sum(0))
         ctx.gradients = dhidden, dweight, dbias

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_product
+from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_product, in_autocast
 
 ALL_TOKENS = (slice(None),)
 """One part that holds every token."""
@@ -75,7 +75,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, change: Change) -> Ten
 def lora_linear(x: Tensor, layers: Sequence[Changed], parts: Sequence[slice] = ALL_TOKENS) -> tuple[Tensor, ...]:
     """Map `(..., d_in)` to `(..., d_out)` by every layer; gradients flow to x, the A and the B, never to a W or a bias."""
     readers = Readers(layers, parts)
-    results = _LoRALinear.apply(x.reshape(-1, x.shape[-1]), readers, *readers.factors)
+    results = _LoRALinear.apply(in_autocast(x).reshape(-1, x.shape[-1]), readers, *readers.factors)
     return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in results)  # pyright: ignore[reportGeneralTypeIssues]
 
 

@@ -1,4 +1,6 @@
-"""Root-mean-square norm with a frozen or trained weight, keeping one number a row for the backward pass.
+"""Root-mean-square norm with a frozen or trained weight, keeping x and one number a row for the backward pass.
+
+Layers that read y need not keep it: inside `remade.sparing` it is made again from x.
 
 y = x / rms(x) * w,  rms(x) = sqrt(mean(x^2) + eps)      x: (..., hidden), w: (hidden,)
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels import remade
 from tunesmith.kernels.by_device import by_device
 
 
@@ -22,7 +25,10 @@ def plain(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Normalise the last axis of `x`."""
-    return _RMSNorm.apply(x, weight, epsilon)  # pyright: ignore[reportReturnType]
+    y: Tensor = _RMSNorm.apply(x, weight, epsilon)  # pyright: ignore[reportAssignmentType]
+    source, scale = x.detach(), weight.detach()
+    remade.can_remake(y, lambda: forward(source, scale, epsilon)[0])
+    return y
 
 
 @by_device

@@ -61,6 +61,7 @@ class Segments:
         self.num_shared = num_shared
         self.in_stream = in_stream
         self._masks: dict[tuple[int, bool, int | None, torch.dtype, bool], Tensor | None] = {}
+        self._strips: dict[tuple[int, int, int, bool, int, torch.dtype], Tensor] = {}
         self._sharing: dict[tuple[int, bool], Segments] = {}
 
     def __iter__(self) -> Iterator[slice]:
@@ -86,6 +87,11 @@ class Segments:
         for place in self:
             own = slice(place.start + shared, place.stop + shared)
             yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
+
+    @cached_property
+    def num_queries(self) -> int:
+        """Tokens of the whole stream, those of shared tokens that are in it included."""
+        return sum(self.lengths) + (self.num_shared if self.in_stream else 0)
 
     def there(self, tensor: Tensor) -> Tensor:
         """A tensor of this process where the stream is, without waiting for what is computed there."""
@@ -127,12 +133,22 @@ class Segments:
             self._masks[key] = self._made(key)
         return self._masks[key]
 
+    def strip(self, num_queries: int, num_keys: int, first: int, *, causal: bool, window: int, dtype: torch.dtype) -> Tensor:
+        """The same for some queries of a segment and some keys, `(queries, keys)`; the first query's own key has place `first`.
+
+        Blocks in the middle of segments ask for the same few.
+        """
+        key = (num_queries, num_keys, first, causal, window, dtype)
+        if key not in self._strips:
+            self._strips[key] = _mask(_distances(num_queries, num_keys, first, self.device), causal, window, dtype)
+        return self._strips[key]
+
     def _made(self, key: tuple[int, bool, int | None, torch.dtype, bool]) -> Tensor | None:
         length, causal, window, dtype, shared = key
         before = self.num_shared if shared and self.in_stream else 0
         if _sees_all(length, causal, window, before):
             return None
-        mask = _mask(before + length, causal, window, dtype, self.device)[before:]
+        mask = _mask(_distances(length, before + length, before, self.device), causal, window, dtype)
         always = self.num_shared if shared and not self.in_stream else 0
         return torch.nn.functional.pad(mask, (always, 0)) if always else mask
 
@@ -163,10 +179,13 @@ def _sees_all(length: int, causal: bool, window: int | None, before: int) -> boo
     return (not causal or length == 1) and (window is None or window >= before + length)
 
 
-def _mask(length: int, causal: bool, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    steps = torch.arange(length, device=device)
-    distance = steps[:, None] - steps
-    hidden = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
+def _distances(num_queries: int, num_keys: int, first: int, device: torch.device) -> Tensor:
+    """How far each query stands behind each key, `(queries, keys)`; the first query at place `first` of the keys."""
+    return torch.arange(first, first + num_queries, device=device)[:, None] - torch.arange(num_keys, device=device)
+
+
+def _mask(distances: Tensor, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor:
+    hidden = distances < 0 if causal else torch.zeros_like(distances, dtype=torch.bool)
     if window is not None:
-        hidden = hidden | (distance.abs() >= window)
-    return torch.zeros(length, length, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
+        hidden = hidden | (distances.abs() >= window)
+    return torch.zeros(distances.shape, dtype=dtype, device=distances.device).masked_fill_(hidden, -torch.inf)

@@ -4,6 +4,7 @@ y = m * (W + s B A) x / |W + s B A|      A: (rank, d_in), B: (d_out, rank) zero,
 
 The length below the bar takes no gradient (section 4.3 of the paper). It is computed without the full-size sum:
 |W + s B A|^2 = |W|^2 + 2 s B . (W At) + s^2 (B A At) . B
+where |W|^2 is found once, as W is frozen.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tunesmith.interchange import (
     low_rank_settings,
     module_tensors,
 )
+from tunesmith.kernels.frozen_linear import add_product, row_squares
 from tunesmith.method import Method
-from tunesmith.model import anatomy, low_rank, surgery
+from tunesmith.model import anatomy, low_rank, surgery, weights
 
 
 class DoRALinear(low_rank.LoRALinear):
@@ -36,6 +38,7 @@ class DoRALinear(low_rank.LoRALinear):
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base, rank, scale, dropout)
+        self._known_squares: Tensor | None = None
         self.magnitude = nn.Parameter(self._squares().sqrt())  # what `lengths` gives as long as B is zero, bitwise
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,16 +51,20 @@ class DoRALinear(low_rank.LoRALinear):
     @torch.no_grad()
     def lengths(self) -> Tensor:
         """The length of every row of the changed weight, `(d_out,)`."""
-        weight = anatomy.linear_weight(self.base).to(self.a.dtype)
+        projected = self.a.new_zeros(len(self.a), len(self.b))
+        add_product(projected, self.a, weights.frozen(self.base))
         changed = self.b @ (self.a @ self.a.t())
-        cross = (self.b * (weight @ self.a.t())).sum(1)
+        cross = (self.b * projected.t()).sum(1)
         squares = self._squares() + 2 * self.scale * cross + self.scale**2 * (changed * self.b).sum(1)
         return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
-    @torch.no_grad()
     def _squares(self) -> Tensor:
-        """The squared length of every row of the base weight, `(d_out,)`."""
-        return anatomy.linear_weight(self.base).to(self.a.dtype).square().sum(1)
+        """The squared length of every row of the base weight, `(d_out,)`, found once in the number format of A."""
+        weight, known = weights.frozen(self.base), self._known_squares
+        learns = isinstance(weight, Tensor) and weight.requires_grad  # somebody's own wish
+        if known is None or learns or (known.dtype, known.device) != (self.a.dtype, self.a.device):
+            known = self._known_squares = row_squares(weight, self.a.dtype)
+        return known
 
     def merged_weight(self) -> Tensor:
         """The weight that does the same alone, `(d_out, d_in)` float64."""

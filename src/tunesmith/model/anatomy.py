@@ -4,7 +4,6 @@ import fnmatch
 import inspect
 import itertools
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import NoSuchTarget
+from tunesmith.kernels.linear_cross_entropy import Head
 from tunesmith.model.quantized_linear import QuantizedLinear
 
 ALL_LINEAR = "all-linear"
@@ -115,29 +115,15 @@ def new_head_parameters(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if id(p) not in inside]
 
 
-@dataclass(frozen=True)
-class LanguageHead:
-    """How a language model turns a hidden state `(rows, hidden)` into logits `(rows, vocabulary)`."""
-
-    weight: Tensor
-    """(vocabulary, hidden)"""
-    bias: Tensor | None
-    """(vocabulary,)"""
-    softcap: float | None
-    """logits = softcap * tanh(logits / softcap)"""
-    scale: float
-    """logits = scale * (W h + b), before the soft cap"""
-
-
-def language_head(model: PreTrainedModel) -> LanguageHead | None:
-    """The output head if it is a plain linear map with the known scalings, else None."""
+def language_head(model: PreTrainedModel) -> Head | None:
+    """How the model turns a hidden state into logits, if by a plain linear map with the known scalings, else None."""
     module = model.get_output_embeddings()
     if not isinstance(module, nn.Linear):
         return None
     config = model.config.get_text_config()
     divisor = getattr(config, "logits_scaling", None)
     scale = getattr(config, "logit_scale", None) or (1 / divisor if divisor else 1.0)
-    return LanguageHead(module.weight, module.bias, getattr(config, "final_logit_softcapping", None), float(scale))
+    return Head(module.weight, module.bias, float(scale), getattr(config, "final_logit_softcapping", None))
 
 
 def maximum_length(model_config: PretrainedConfig) -> int | None:
@@ -284,6 +270,15 @@ def own_positions(part: nn.Module) -> nn.Module | None:
     """The embedding of positions of a decoder that counts them itself and takes none from its caller."""
     takes_them = "position_ids" in inspect.signature(part.forward).parameters
     return None if takes_them else getattr(part, "embed_positions", None)
+
+
+def has_window(model_config: PretrainedConfig) -> bool:
+    """Whether the tokens of some layer see those near to them only, or those of their own piece of the row."""
+    text = model_config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:
+        return bool(getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None))
+    return any("sliding" in kind or "chunked" in kind for kind in kinds)
 
 
 def num_layers(model_config: PretrainedConfig) -> int:

@@ -19,6 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tunesmith.errors import SettingsError
+from tunesmith.settings import DEFAULT_METHOD
+
 NAME = "tunesmith_extra_keys"
 """What a model's attention must be set to for padded rows to see them; packed streams always do."""
 
@@ -71,9 +74,16 @@ def recording(config: PreTrainedConfig) -> Iterator[list[tuple[nn.Module, Tensor
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Transformers' attention interface over padded rows; `query` is `(rows, heads, tokens, width)`."""
+    """Transformers' attention interface over padded rows; `query` is `(rows, heads, tokens, width)`.
+
+    Raises:
+        SettingsError: If the attention is of a kind that cannot see extra keys.
+    """
     if settings.get("s_aux") is not None or settings.get("softcap") is not None:
-        raise NotImplementedError("attention with sinks or a soft cap cannot see extra keys in padded rows")
+        raise SettingsError(
+            f"{type(module).__name__} has a soft cap or sinks, for which keys and values of a method's own have no form. "
+            f"Choose a method that adds none, such as --method {DEFAULT_METHOD}."
+        )
     if _recordings:
         _recordings[-1].append((module, key, value))
     extra = of(module)

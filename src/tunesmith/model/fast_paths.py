@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tunesmith.kernels import remade
 from tunesmith.kernels.gated import lora_swiglu, swiglu
 from tunesmith.kernels.rms_norm import rms_norm
 from tunesmith.kernels.rotary import rotate
@@ -75,6 +76,13 @@ def install(model: PreTrainedModel) -> dict[str, int]:
 
 
 @contextlib.contextmanager
+def used(model: PreTrainedModel) -> Iterator[None]:
+    """Compute a forward and its backward pass: rotary by our kernel, and nothing kept that is cheap to make again."""
+    with rotary(model), remade.sparing():
+        yield
+
+
+@contextlib.contextmanager
 def rotary(model: PreTrainedModel) -> Iterator[None]:
     """Let the model's attention rotate by our kernel for a while, if its rotary embedding is the usual one."""
     places = _rotary_places(model)
@@ -92,10 +100,12 @@ def _apply_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim:
     """Transformers' function of that name, by our kernel."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     width = cos.shape[-1]
-    if width == q.shape[-1]:
-        return rotate(q, cos, sin), rotate(k, cos, sin)
-    turned = (torch.cat([rotate(t[..., :width], cos, sin), t[..., width:]], -1) for t in (q, k))
-    return next(turned), next(turned)
+
+    def turned(t: Tensor) -> Tensor:
+        part = rotate(t[..., :width], cos, sin).to(t.dtype)  # OLMo's angles are float32, whatever it computes in
+        return part if width == t.shape[-1] else torch.cat([part, t[..., width:]], -1)
+
+    return turned(q), turned(k)
 
 
 def _rotary_places(model: PreTrainedModel) -> list[ModuleType]:
@@ -127,10 +137,14 @@ def _rotary_agrees(function: Callable[..., tuple[Tensor, Tensor]]) -> bool:
 
 @torch.no_grad()
 def _agree(original: nn.Module, fast: nn.Module, width: int) -> bool:
-    """Whether both give the same on a random input."""
+    """Whether both give the same on a random input, also in training: what has dropout of its own does not."""
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
     x = x.to(anatomy.device_of(original), anatomy.dtype_of(original))
-    return _close(original(x), fast(x))
+    mode = original.training
+    try:
+        return _close(original.train()(x), fast.train()(x))
+    finally:
+        original.train(mode)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
 from tunesmith.model import anatomy, fast_paths, heads, surgery
 from tunesmith.model.batch import Batch, pad
-from tunesmith.model.packed import hidden_states, packing
+from tunesmith.model.packed import hidden_states, noting_windows, packing, turn
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Forward(ABC):
     model: PreTrainedModel
 
     @abstractmethod
-    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
+    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
         """What a forward and its backward pass run inside."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class PackedForward(Forward):
 
     @contextlib.contextmanager
     def scope(self, batch: Batch) -> Iterator[None]:
-        with packing(self.model, batch.segments()), fast_paths.rotary(self.model) if self.fast else contextlib.nullcontext():
+        with packing(self.model, batch.segments()), fast_paths.used(self.model) if self.fast else contextlib.nullcontext():
             yield
 
     def loss(self, batch: Batch) -> Tensor:
@@ -110,8 +110,8 @@ class PackedForward(Forward):
 class PaddedForward(Forward):
     """Rows side by side, filled up to the longest, through the model's own forward."""
 
-    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def scope(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
+        return turn
 
     def loss(self, batch: Batch) -> Tensor:
         logits = self._logits(batch)
@@ -129,12 +129,14 @@ class PaddedForward(Forward):
 
     def token_logits(self, batch: Batch) -> Tensor:
         input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
-        return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+        with turn:
+            return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
 
     def mean_states(self, batch: Batch) -> Tensor:
         input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
         reader = anatomy.reader(self.model)
-        states = reader(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        with turn:
+            states = reader(input_ids=input_ids, attention_mask=mask).last_hidden_state
         words = states[:, -mask.shape[1] :].float() * mask[..., None]  # virtual tokens stand before them
         return words.sum(1) / mask.sum(1, keepdim=True)
 
@@ -153,10 +155,12 @@ class PaddedForward(Forward):
             lengths = batch.decoder_lengths
             inputs["decoder_input_ids"], mask = self._decoder_inputs(batch.targets, lengths)
             inputs["decoder_attention_mask"] = mask
-        if batch.positions is None:
-            return self.model(**inputs).logits.float()
-        logits = self.model(**inputs, use_cache=False).logits
-        return logits[mask.bool()].index_select(0, batch.positions).float()
+        with turn:
+            if batch.positions is None:
+                return self.model(**inputs).logits.float()
+            logits = self.model(**inputs, use_cache=False).logits
+        logits = logits[mask.bool()]  # every token of a decoder is a target, so that its logits are not copied once more
+        return (logits if batch.decoder_lengths is not None else logits.index_select(0, batch.positions)).float()
 
     def _decoder_inputs(self, targets: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """Targets shifted right by one behind the model's start token, `(rows, longest)`, and their mask."""
@@ -193,9 +197,12 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
 def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | None:
     """How the packed answers differ from those of single rows, None if they do not."""
     try:
-        losses = packed.target_losses(batch)
+        with noting_windows() as windows:
+            losses = packed.target_losses(batch)
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         return f"cannot take a packed stream ({error})"
+    if windows == {None} and anatomy.has_window(packed.model.config):
+        return "hides what is outside of a window by a mask, which a stream does not have"
     tolerance = 1e-3 if packed.model.dtype == torch.float32 else 0.1
     difference = (losses - single).abs().max().item()
     if difference <= tolerance * max(1.0, single.abs().max().item()):

@@ -7,16 +7,31 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
+from tunesmith.errors import SettingsError
 from tunesmith.kernels.linear_cross_entropy import Head
 from tunesmith.kernels.segments import Segments
 from tunesmith.model import anatomy, surgery
 
 
 def language_head(model: PreTrainedModel) -> Head:
-    """The output head in the form the loss kernel takes; only for models where `anatomy.language_head` finds one."""
+    """The output head as the loss kernel takes it; only for models where `anatomy.language_head` finds one."""
     head = anatomy.language_head(model)
     assert head is not None
-    return Head(head.weight, head.bias, head.scale, head.softcap)
+    return head
+
+
+def require_plain(model: PreTrainedModel) -> None:
+    """Check that a method has left the output head as it was.
+
+    Raises:
+        SettingsError: If it has changed it; the message says which layer to leave out.
+    """
+    if anatomy.language_head(model) is None:
+        path = anatomy.path_of(model, model.get_output_embeddings())
+        raise SettingsError(
+            f"The output head {path!r} cannot be adapted: it is computed for some words at a time, from its weight alone. "
+            f"Leave it out of --method.targets; {anatomy.ALL_LINEAR!r} takes all other linear layers."
+        )
 
 
 def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, input_ids: Tensor) -> Tensor:

@@ -17,40 +17,44 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging as transformers_logging
 
 from tunesmith import starter
 from tunesmith.errors import ModelError, first_line
-from tunesmith.model import anatomy, hub, model_folder, quantize, safe_files
+from tunesmith.model import anatomy, bars, hub, model_folder, quantize, safe_files
+from tunesmith.model.save_model import save_model
 from tunesmith.model.source import Source
+from tunesmith.quantity import format_bytes
 from tunesmith.starter import resolve
+from tunesmith.watch import Quiet, Watch
 
 GGUF = ".gguf"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _HEADS = {"classification": AutoModelForSequenceClassification, "seq2seq": AutoModelForSeq2SeqLM}
 
 
-def find(name: str) -> Source:
-    """The model called `name`, fetched or converted first if need be.
+def find(name: str, watch: Watch | None = None) -> Source:
+    """The model called `name`, fetched or converted first if need be, which `watch` is told of.
 
     Raises:
         ModelError: If there is no such model, or it cannot be read safely.
         Offline: If it must be fetched and the network is out of reach.
     """
-    path = _folder(name, _HUB_FILES)
+    path = _folder(name, _HUB_FILES, watch or Quiet())
     return Source(name, path, brings_code=model_folder.check_model_folder(path).brings_code)
 
 
-def find_config(name: str) -> PretrainedConfig:
+def find_config(name: str, watch: Watch | None = None) -> PretrainedConfig:
     """The configuration of the model called `name`, which needs no weights; from a hub none are fetched.
 
     Raises:
         ModelError: If there is no such model, or its configuration cannot be read safely.
         Offline: If it must be fetched and the network is out of reach.
     """
-    path = _folder(name, ["config.json"])
+    path = _folder(name, ["config.json"], watch or Quiet())
     model_folder.check_config(path)
     return Source(name, path).config
 
@@ -69,16 +73,16 @@ def without_weights(config: PretrainedConfig) -> PreTrainedModel:
         raise ModelError(f"No model can be built from this {type(config).__name__}: {first_line(error)}.") from None
 
 
-def _folder(name: str, hub_files: list[str]) -> Path:
+def _folder(name: str, hub_files: list[str], watch: Watch) -> Path:
     """The transformers folder of a model, fetched or converted first if need be."""
-    path = starter.resolve_model(name) if name.startswith("starter:") else _local(name)
+    path = starter.resolve_model(name, watch) if name.startswith("starter:") else _local(name)
     if path.suffix == GGUF and path.is_file():
-        return _converted(path)
+        return _converted(path, watch)
     if path.is_dir():
         return path
     if path.exists():
         raise ModelError(f"{name} is a file, but no {GGUF} file. A model is a folder, a {GGUF} file, a hub id or starter:NAME.")
-    return hub.snapshot(name, hub_files)
+    return hub.snapshot(name, hub_files, watch)
 
 
 def _local(name: str) -> Path:
@@ -190,30 +194,35 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _converted(path: Path) -> Path:
-    """A transformers folder of a GGUF file's dequantised weights, made once and cached by the file's content."""
+def _converted(path: Path, watch: Watch) -> Path:
+    """A transformers folder of a GGUF file's dequantised weights, made once and cached by the file's content.
+
+    Raises:
+        ModelError: If the file cannot be read.
+        DiskFull: If the cache has too little room; nothing is left behind.
+        RunError: If it cannot be written for another reason.
+    """
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{path} is not a GGUF file, whatever its name says.")
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     target = resolve.cache_folder() / "converted" / digest[:32]
-    if (target / "model.safetensors").exists():
+    if target.exists():
         return target
     quiet()
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    watch.say(f"converting {path.name} ({format_bytes(path.stat().st_size)}) to safetensors, once")
+    bar = bars.bar(f"converting {path.name}", watch)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        with bars.drawn_by(bar, modeling_gguf_pytorch_utils):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
     except (ValueError, LookupError, OSError, RuntimeError, TypeError, ImportError, struct.error) as error:
         raise ModelError(f"{path} cannot be read as GGUF: {first_line(error)}.") from None
     model = _complete(loaded, str(path))
     vars(model.config).pop("quantization_config", None)  # the weights are plain float32 from here on
     vars(model)["hf_quantizer"] = None
-    temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    if not target.exists():
-        temporary.rename(target)
+    if not target.exists():  # another process may have been faster
+        save_model(model, tokenizer, target)
     return target

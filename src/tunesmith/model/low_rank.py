@@ -53,14 +53,15 @@ class LoRALinear(ChangedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., d_in)` to `(..., d_out)`."""
-        if self.drops:
+        if self.by_autograd:
             return self.base(x) + self.scale * (self.dropout(x) @ self.a.t().to(x.dtype) @ self.b.t().to(x.dtype))
         return self.company.output(self, x)
 
     @property
-    def drops(self) -> bool:
-        """Whether some inputs of the change are zeroed at random."""
-        return self.training and self.dropout.p > 0
+    def by_autograd(self) -> bool:
+        """Whether torch must find the gradients: inputs of the change are zeroed at random, or the base layer learns too."""
+        own = self.base._parameters.values()  # not by `parameters()`, which takes twice as long: every call asks
+        return (self.training and self.dropout.p > 0) or any(p is not None and p.requires_grad for p in own)
 
     @property
     def change(self) -> Change:
@@ -102,6 +103,11 @@ class ManyLoRALinear(ChangedLinear):
         return self.company.output(self, x)
 
     @property
+    def by_autograd(self) -> bool:
+        """Never: the base is frozen for all adapters, and none drops inputs."""
+        return False
+
+    @property
     def changed(self) -> Changed:
         """The layer as kernels take it."""
         return Changed(weights.frozen(self.base), self.bias, [self._changes[number] for number in _turns[-1]])
@@ -137,17 +143,19 @@ class Company:
 
     def __init__(self, layers: Sequence[LoRALinear | ManyLoRALinear]) -> None:
         self.layers = layers
-        self._input: Tensor | None = None
-        self._waiting: dict[int, Tensor] = {}
+        self._found: tuple[Tensor, dict[int, Tensor]] | None = None
+        """An input, and what is still to be fetched of its outputs."""
 
     def output(self, layer: LoRALinear | ManyLoRALinear, x: Tensor) -> Tensor:
         """What `layer`, which is one of them, makes of x."""
-        if x is not self._input or id(layer) not in self._waiting:
-            outputs = lora_linear(x, [member.changed for member in self.layers], layer.parts)
-            self._input, self._waiting = x, {id(member): y for member, y in zip(self.layers, outputs, strict=True)}
-        y = self._waiting.pop(id(layer))
-        if not self._waiting:
-            self._input = None
+        found = self._found  # read once: another thread may put in what it finds for an input of its own
+        if found is None or found[0] is not x or id(layer) not in found[1]:
+            members = [member for member in self.layers if not member.by_autograd]
+            outputs = lora_linear(x, [member.changed for member in members], layer.parts)
+            found = self._found = x, {id(member): y for member, y in zip(members, outputs, strict=True)}
+        y = found[1].pop(id(layer))
+        if not found[1]:
+            self._found = None
         return y
 
     def __deepcopy__(self, memo: dict[int, object]) -> Company:
@@ -167,7 +175,7 @@ def unite(model: nn.Module) -> None:
 
 def all_plain(modules: Sequence[nn.Module]) -> TypeGuard[Sequence[LoRALinear | ManyLoRALinear]]:
     """Whether all are low-rank layers and nothing more, so that one kernel may compute them together."""
-    return all(type(m) is ManyLoRALinear or (type(m) is LoRALinear and not m.drops) for m in modules)
+    return all(type(m) in (LoRALinear, ManyLoRALinear) and not m.by_autograd for m in modules)
 
 
 def layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -3,9 +3,15 @@
 Inside `packing(model, segments)` the model's attention is ours (registered through transformers' attention
 interface, so no model code is touched), and no mask is built. The segments are kept in this module for the
 time of a forward *and* its backward pass, so that activation checkpointing finds them when it recomputes.
+
+They belong to the process, not to a thread, because the threads of a backward pass must find them too. So one thread at a
+time computes, whatever its model: the others wait for their `turn`. All of tunesmith does; who calls a model that is used
+by another thread must hold `turn` as well.
 """
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,20 +37,37 @@ class _Scope:
 
 
 _active: list[_Scope] = []
+turn = threading.RLock()
+"""Held by the thread that computes with a model."""
+os.register_at_fork(before=turn.acquire, after_in_parent=turn.release, after_in_child=turn.release)  # no child finds it held
 
 
 @contextlib.contextmanager
 def packing(model: PreTrainedModel, segments: Segments) -> Iterator[None]:
-    """Let attention see segments of the one stream that the model is given."""
+    """Let attention see segments of the one stream that the model is given; other threads wait until the block ends."""
     config = model.config
-    usual = config._attn_implementation
-    config._attn_implementation = NAME
-    _active.append(_Scope(segments, segments))
+    with turn:
+        usual = config._attn_implementation
+        config._attn_implementation = NAME
+        _active.append(_Scope(segments, segments))
+        try:
+            yield
+        finally:
+            _active.pop()
+            config._attn_implementation = usual
+
+
+_noted: list[set[int | None]] = []
+
+
+@contextlib.contextmanager
+def noting_windows() -> Iterator[set[int | None]]:
+    """Collect the windows of all attention that is computed for a stream, None for that without."""
+    _noted.append(set())
     try:
-        yield
+        yield _noted[-1]
     finally:
-        _active.pop()
-        config._attn_implementation = usual
+        _noted.pop()
 
 
 def rows() -> Segments | None:
@@ -89,6 +112,8 @@ def _attention(
     """Transformers' attention interface; `query` is `(1, heads, tokens, width)`, the result `(1, tokens, heads, width)`."""
     if attention_mask is not None or s_aux is not None or position_bias is not None:
         raise NotImplementedError("attention with a mask, sinks or a position bias has no packed form")
+    for windows in _noted:
+        windows.add(sliding_window)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = Rule(causal, scale, sliding_window, softcap, dropout)
@@ -97,6 +122,7 @@ def _attention(
         segments = segments.sharing(extra.keys.shape[1], in_stream=False)
         key, value = (torch.cat([t.to(own.dtype)[None], own], 2) for t, own in ((extra.keys, key), (extra.values, value)))
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    assert len(q) == segments.num_queries, "the stream is not the one that attention was told of"
     return segment_attention(q, k, v, segments, rule)[None], None
 
 

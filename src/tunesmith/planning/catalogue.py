@@ -14,7 +14,6 @@ from pathlib import Path
 from tunesmith import registry, settings
 from tunesmith.method import Method
 
-METHODS = "tunesmith.methods"
 _FACTS = ("paper", "starts_as_identity", "trains_base_weights", "trains_all_weights", "mergeable")
 _FACTS += ("learning_rate", "learning_rate_small")
 
@@ -58,7 +57,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """All methods, then all presets that set up a method."""
-    methods = {name: _method(name) for name in registry.names(METHODS)}
+    methods = {name: _method(name) for name in registry.names(registry.METHODS)}
     presets = (_preset(name, methods) for name in settings.preset_names())
     return [*methods.values(), *(preset for preset in presets if preset is not None)]
 
@@ -77,7 +76,7 @@ def find(name: str) -> Entry:
 
 def _method(name: str) -> Entry:
     """What a method's file says."""
-    spec = importlib.util.find_spec(f"{METHODS}.{name.replace('-', '_')}")
+    spec = importlib.util.find_spec(f"{registry.METHODS}.{name.replace('-', '_')}")
     assert spec is not None
     assert spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunesmith import durable
 from tunesmith.quantity import format_bytes, format_seconds
 from tunesmith.reports import usage, wording
 from tunesmith.reports.escape import markdown, markdown_prose, printable, shell_word, yaml_string
 from tunesmith.reports.result import RunResult
-from tunesmith.reports.verdict import PAIRED, judge
-from tunesmith.reports.write import write_whole
+from tunesmith.reports.verdict import judge
 
 FILE_NAME = "README.md"
 _PIPELINES = {"classification": "text-classification", "seq2seq": "text2text-generation"}
@@ -23,13 +23,14 @@ _HUB_METRICS = {
     "exact_match": "exact_match",
     "perplexity": "perplexity",
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def write_card(result: RunResult, folder: Path) -> Path:
     """Write the model card into a run folder, whole or not at all, and give its path."""
-    return write_whole(folder / FILE_NAME, render_card(result, folder))
+    path = folder / FILE_NAME
+    durable.write_file(path, render_card(result, folder))
+    return path
 
 
 def render_card(result: RunResult, folder: Path) -> str:
@@ -61,10 +62,9 @@ def _front_matter(result: RunResult, folder: Path) -> Iterator[str]:
     licence = (result.model.license or "").lower()
     if _LICENCE_ID.fullmatch(licence):
         yield f"license: {yaml_string(licence)}"
-    if _HUB_ID.fullmatch(result.model.name):
+    if usage.is_hub_id(result.model.name):
         yield f"base_model: {yaml_string(result.model.name)}"
-    is_adapter = usage.trained_folder(folder) == folder / usage.ADAPTER
-    yield f"library_name: {'peft' if is_adapter else 'transformers'}"
+    yield f"library_name: {usage.library(folder)}"
     yield f"pipeline_tag: {_PIPELINES.get(result.task, 'text-generation')}"
     yield "tags:"
     yield "- tunesmith"
@@ -84,17 +84,15 @@ def _section(title: str, lines: Iterator[str]) -> list[str]:
 
 def _results(result: RunResult) -> Iterator[str]:
     """A table of all metrics with their intervals."""
-    metrics = list(dict.fromkeys(name for stage in result.stages if stage.name != PAIRED for name in stage.metrics))
+    metrics = list(dict.fromkeys(name for stage in result.measured_stages for name in stage.metrics))
     if not metrics:
         return
     titles = [markdown_prose(wording.metric_wording(name).title) for name in metrics]
     yield f"| model | rows | {' | '.join(titles)} |"
     yield f"| --- | --- |{' ---: |' * len(metrics)}"
-    for stage in result.stages:
-        if stage.name == PAIRED:
-            continue
+    for stage in result.measured_stages:
         cells = [wording.format_measure(name, stage.metrics[name]) if name in stage.metrics else "–" for name in metrics]
-        name, split = (markdown_prose(text) for text in (wording.stage_title(stage), stage.split))
+        name, split = (markdown_prose(text) for text in (stage.name, stage.split))
         yield f"| {name} | {split} | {' | '.join(cells)} |"
     yield ""
     yield "In brackets: 95 % intervals."
@@ -112,19 +110,23 @@ def _forgotten(result: RunResult) -> Iterator[str]:
 
 def _loading(result: RunResult, folder: Path) -> Iterator[str]:
     """Code for tunesmith and for the libraries whose formats it is written in."""
-    trained = usage.trained_folder(folder)
-    if trained is None:
+    if usage.trained_folder(folder) is None:
         return
     verb = "evaluate" if result.task == "classification" else "chat"
     here = Path(folder.name)
     yield from _fence("bash", f"tunesmith {verb} {shell_word(str(here))}{' DATA' if verb == 'evaluate' else ''}")
     yield from _fence("python", usage.tunesmith_code(result, here))
-    yield f"Without tunesmith, by {'peft and ' if trained.name == usage.ADAPTER else ''}transformers:"
-    yield ""
-    code = usage.transformers_code(result, folder).replace(ascii(str(trained)), ascii(f"{folder.name}/{trained.name}"))
-    yield from _fence("python", code)
-    if trained.name == usage.ADAPTER and not _HUB_ID.fullmatch(result.model.name):
-        yield "The base model must be given as a hub id or a folder that transformers can read."
+    if other := usage.other_code(result, folder, here):
+        libraries, code = other
+        yield f"Without tunesmith, by {libraries}:"
+        yield ""
+        yield from _fence("python", code)
+    elif result.mergeable:
+        yield "The adapter is in tunesmith's own format. This writes an ordinary transformers model with it:"
+        yield ""
+        yield from _fence("bash", f"tunesmith merge {shell_word(str(here))} --out DIR")
+    else:
+        yield "The adapter is in tunesmith's own format, which no other library reads."
 
 
 def _data(result: RunResult) -> Iterator[str]:

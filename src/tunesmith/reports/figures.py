@@ -11,14 +11,13 @@ from tunesmith.reports.curves import Curve, Curves, smooth, thin
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.svg import COLOURS, SMALL, WIDE, draw
-from tunesmith.reports.verdict import PAIRED
-from tunesmith.reports.wording import format_measure, metric_wording, stage_title, title_of
+from tunesmith.reports.wording import HEADLINE_ORDER, format_measure, metric_wording, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MIN_RAW_POINTS = 8
-_SCORES = ("accuracy", "macro_f1", "exact_match", "perplexity")
+_SCORES = tuple(name for name in HEADLINE_ORDER if name != "loss")
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,9 @@ def speed_figure(curves: Curves) -> str:
     return _small_figure("speed", "Real tokens per second over steps.", curves.steps.get("tokens_per_second"), "{:,.0f}".format)
 
 
-def memory_figure(curves: Curves, predicted_bytes: int | None) -> str:
-    """The memory held over steps, with the predicted peak as a line."""
-    curve = curves.steps.get("memory_bytes")
-    return _small_figure("memory", "Memory held over steps.", curve, format_bytes, predicted_bytes)
+def memory_figure(curves: Curves) -> str:
+    """The memory held over steps."""
+    return _small_figure("memory", "Memory held over steps.", curves.steps.get("memory_bytes"), format_bytes)
 
 
 def interval_figure(metric: str, stages: list[Stage]) -> str:
@@ -86,7 +84,7 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
     if not shown:
         return ""
     title = printable(metric_wording(metric).title)
-    spoken = "; ".join(f"{printable(stage_title(s))}: {format_measure(metric, s.metrics[metric])}" for s in shown)
+    spoken = "; ".join(f"{printable(s.name)}: {format_measure(metric, s.metrics[metric])}" for s in shown)
 
     def plot(axes: Axes) -> None:
         _plot_whiskers(axes, metric, shown)
@@ -96,19 +94,18 @@ def interval_figure(metric: str, stages: list[Stage]) -> str:
 
 def figures(result: RunResult, curves: Curves) -> dict[str, list[Figure]]:
     """All figures of a report by the place where they stand: 'metrics', 'training' and 'small'."""
-    best_step = result.progress.best_step if result.progress else None
-    metrics = list(dict.fromkeys(name for stage in result.stages for name in stage.metrics))
+    best_step = (result.progress.best_step or None) if result.progress else None
+    stages = result.measured_stages
+    metrics = list(dict.fromkeys(name for stage in stages for name in stage.metrics))
     drawn = [name for name in _SCORES if name in metrics] or metrics[:2]
     score = next((name for name in _SCORES if name in curves.evaluations), "")
-    predicted = result.cost.predicted_memory_bytes if result.cost else None
-    stages = [stage for stage in result.stages if stage.split != "general text" and stage.name != PAIRED]
     found = {
         "metrics": [(title_of(name), interval_figure(name, stages)) for name in drawn],
         "training": [("Loss", loss_figure(curves, best_step)), (title_of(score), score_figure(curves, score, best_step))],
         "small": [
             ("Learning rate", learning_rate_figure(curves)),
             ("Real tokens per second", speed_figure(curves)),
-            ("Memory held", memory_figure(curves, predicted)),
+            ("Memory held", memory_figure(curves)),
         ],
     }
     return {place: [Figure(title, svg) for title, svg in pairs if svg] for place, pairs in found.items()}
@@ -132,7 +129,7 @@ def _plot_whiskers(axes: Axes, metric: str, stages: list[Stage]) -> None:
         if measure.low is not None and measure.high is not None:
             axes.plot([measure.low, measure.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot([measure.value], [row], color=colour, marker="o", markersize=6.5)
-    labels = [shorten(printable(f"{stage_title(stage)} · {stage.split}", multiline=False), 40) for stage in stages]
+    labels = [shorten(printable(f"{stage.name} · {stage.split}", multiline=False), 40) for stage in stages]
     axes.set_yticks(range(len(stages)), labels)
     axes.set_ylim(len(stages) - 0.4, -0.6)
     axes.grid(visible=True, axis="x")
@@ -142,10 +139,8 @@ def _plot_whiskers(axes: Axes, metric: str, stages: list[Stage]) -> None:
     axes.margins(x=0.08)
 
 
-def _small_figure(
-    name: str, description: str, curve: Curve | None, write: Callable[[float], str], level: float | None = None
-) -> str:
-    """One curve over steps from zero up, with a dashed level if there is one."""
+def _small_figure(name: str, description: str, curve: Curve | None, write: Callable[[float], str]) -> str:
+    """One curve over steps from zero up."""
     if curve is None or not len(curve[0]):
         return ""
     from matplotlib.ticker import MaxNLocator
@@ -154,11 +149,7 @@ def _small_figure(
 
     def plot(axes: Axes) -> None:
         axes.plot(steps, values, color=COLOURS["first"], linewidth=1.5)
-        if level is not None:
-            axes.axhline(level, color=COLOURS["marked"], linewidth=1.2, linestyle=(0, (4, 3)))
-            where = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
-            axes.annotate("predicted peak", (1, level), ha="right", va="bottom", fontsize=9, **where)
-        axes.set_ylim(0, max(values.max(), level or 0) * 1.18 or 1)
+        axes.set_ylim(0, values.max() * 1.18 or 1)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.yaxis.set_major_formatter(lambda value, _: write(value) if value else "0")
         _label_steps(axes)

@@ -10,14 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith import durable
 from tunesmith.quantity import format_bytes, format_count, format_percent, format_seconds
 from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.curves import Curves, read_curves
 from tunesmith.reports.escape import printable, shell_word, shorten
 from tunesmith.reports.figures import figures
-from tunesmith.reports.result import BeforeAfter, Cost, RunResult, Stage
-from tunesmith.reports.verdict import PAIRED, judge
-from tunesmith.reports.write import write_whole
+from tunesmith.reports.result import BeforeAfter, RunResult, Stage
+from tunesmith.reports.verdict import judge
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,7 +29,9 @@ _MAX_EXAMPLES, _MAX_EXAMPLE_CHARACTERS, _MAX_SETTING_CHARACTERS = 30, 1500, 200
 
 def write_report(result: RunResult, folder: Path) -> Path:
     """Write `report.html` into a run folder, whole or not at all, and give its path."""
-    return write_whole(folder / usage.REPORT, render_report(result, read_curves(folder), folder))
+    path = folder / usage.REPORT
+    durable.write_file(path, render_report(result, read_curves(folder), folder))
+    return path
 
 
 def render_report(result: RunResult, curves: Curves, folder: Path) -> str:
@@ -56,7 +58,6 @@ def render_report(result: RunResult, curves: Curves, folder: Path) -> str:
                 for place, found in figures(result, curves).items()
             },
             examples=[_shortened(example) for example in result.examples[:_MAX_EXAMPLES]],
-            costs=list(_costs(result.cost)) if result.cost else [],
             settings=list(_flatten(result.settings)),
             method=list(_flatten({key: value for key, value in result.method.items() if key != "name"})),
             facts=_data_facts(result),
@@ -108,27 +109,14 @@ def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
 
 def _metric_columns(result: RunResult) -> list[str]:
     """The metrics of all stages, the ones people ask for first."""
-    found = list(dict.fromkeys(name for stage in result.stages if stage.name != PAIRED for name in stage.metrics))
+    found = list(dict.fromkeys(name for stage in result.measured_stages for name in stage.metrics))
     return sorted(found, key=lambda name: wording.HEADLINE_ORDER.index(name) if name in wording.HEADLINE_ORDER else 99)
 
 
 def _stages_by_split(result: RunResult) -> list[tuple[str, list[Stage]]]:
     """The stages of each part of the data, in the order they came; differences, which have other units, left out."""
-    splits = dict.fromkeys(stage.split for stage in result.stages)
-    return [(split, [s for s in result.stages if s.split == split and s.name != PAIRED]) for split in splits]
-
-
-def _costs(cost: Cost) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of what was predicted beside what was measured: name, predicted, measured, how far off."""
-    pairs = (
-        ("peak memory", cost.predicted_memory_bytes, cost.peak_memory_bytes, format_bytes),
-        ("training time", cost.predicted_seconds, cost.train_seconds, format_seconds),
-    )
-    for name, predicted, measured, write in pairs:
-        if predicted is None:
-            yield name, "", write(measured), ""
-        else:
-            yield name, write(predicted), write(measured), wording.off_by(predicted, measured)
+    stages = result.measured_stages
+    return [(split, [s for s in stages if s.split == split]) for split in dict.fromkeys(stage.split for stage in stages)]
 
 
 def _flatten(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -164,11 +152,10 @@ def _model_facts(result: RunResult) -> list[tuple[str, str]]:
 
 def _codes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
     """Code to load the run, by what it needs; none before there are weights."""
-    trained = usage.trained_folder(folder)
-    if trained is None:
+    if usage.trained_folder(folder) is None:
         return []
-    library = "peft and transformers" if trained.name == usage.ADAPTER else "transformers"
-    return [("tunesmith", usage.tunesmith_code(result, folder)), (library, usage.transformers_code(result, folder))]
+    other = usage.other_code(result, folder, folder)
+    return [("tunesmith", usage.tunesmith_code(result, folder)), *([other] if other else [])]
 
 
 def _shortened(example: BeforeAfter) -> BeforeAfter:

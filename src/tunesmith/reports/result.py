@@ -6,12 +6,12 @@ Everything that a report, a model card or `tunesmith show` says is read from her
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tunesmith import durable
 from tunesmith.checkpoint import lock
 from tunesmith.errors import RunError
 from tunesmith.measure import Measure
@@ -20,6 +20,14 @@ SCHEMA_VERSION = 1
 FILE_NAME = "run.json"
 Status = Literal["running", "finished", "interrupted", "failed", "killed"]
 """'killed' is never written: it is what 'running' means when no process holds the folder."""
+StageKind = Literal["majority", "base", "tuned", "difference"]
+_KINDS_BY_NAME: dict[str, StageKind] = {
+    "majority class": "majority",
+    "base model": "base",
+    "base model, untrained head": "base",
+    "paired difference": "difference",
+}
+"""What a stage without a kind is, if it is not of the tuned model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +67,38 @@ class DataFacts:
     labels: list[str] = field(default_factory=list)
     """Class names in the order of their ids; empty if the task has none."""
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each row is a pair of texts with a label."""
+        return self.shape == "text pair+label"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """All metrics of one state of the model on one part of the data."""
 
     name: str
-    """'majority class', 'base model', 'best checkpoint', 'test', ..."""
+    """What a reader calls it: 'majority class', 'base model', 'best checkpoint', 'tuned model', ..."""
+    kind: StageKind
+    """What it is; 'difference' is tuned minus base model, measured row by row."""
     split: str
-    """'validation', 'test' or 'general text'."""
+    """'validation', 'test', or the names of other data."""
     metrics: dict[str, Measure]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing was tuned yet."""
+        return self.kind in ("majority", "base")
+
+
+def read_stage(raw: dict[str, Any]) -> Stage:
+    """A stage from its JSON form, also from one that was written before stages had a kind.
+
+    Raises:
+        KeyError: If a field is missing.
+        TypeError: If a field is of another type.
+    """
+    return _build(Stage, {"kind": _KINDS_BY_NAME.get(raw["name"], "tuned"), **raw})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +122,6 @@ class Cost:
     """Peak resident memory of the process (CPU) or of the device (GPU)."""
     memory_above_import_bytes: int | None = None
     """The same, less what a process holds that has only imported the libraries."""
-    predicted_seconds: float | None = None
-    predicted_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +170,10 @@ class Progress:
     planned_steps: int
     epochs: float
     best_step: int
+    """0 until the first evaluation."""
     best_metric: str
     stop_reason: str
-    """'all epochs done', 'early stop: ...', 'time limit', ..."""
+    """'all steps done', 'early stop: ...', 'time limit of ...', ..."""
 
 
 @dataclass(kw_only=True)
@@ -171,6 +200,8 @@ class RunResult:
     """Whether the method's change can be folded into the base weights."""
     status: Status = "running"
     error: str | None = None
+    has_diverged: bool = False
+    """Whether it failed by numbers that were not finite: the same steps, taken again, lead there again."""
     progress: Progress | None = None
     stages: list[Stage] = field(default_factory=list)
     retention: dict[str, Measure] = field(default_factory=dict)
@@ -190,14 +221,14 @@ class RunResult:
         """Whether training was reached: before it, nothing is trainable."""
         return self.model.num_trainable > 0
 
+    @property
+    def measured_stages(self) -> list[Stage]:
+        """The stages of the models themselves, without differences, which have other units."""
+        return [stage for stage in self.stages if stage.kind != "difference"]
+
     def save(self, folder: Path) -> None:
         """Write `run.json` into `folder`, whole or not at all."""
-        temporary = folder / f".{FILE_NAME}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2, ensure_ascii=False, allow_nan=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / FILE_NAME)
+        durable.write_file(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path) -> RunResult:
@@ -217,9 +248,11 @@ class RunResult:
             found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
             raise RunError(f"{path} has schema version {found}; this tunesmith reads {SCHEMA_VERSION}. Update tunesmith.")
         try:
+            stages = [read_stage(stage) for stage in raw.pop("stages", [])]
             result = _build(cls, raw)
         except (TypeError, KeyError) as error:
             raise RunError(f"{path} is damaged ({error}).") from None
+        result.stages = stages
         if result.status == "running" and not lock.is_held(folder):
             result.status = "killed"
         return result

@@ -11,7 +11,7 @@ from tunesmith.quantity import format_bytes, format_seconds
 from tunesmith.reports import breakdown, usage, wording
 from tunesmith.reports.escape import printable, shorten
 from tunesmith.reports.result import RunResult
-from tunesmith.reports.verdict import PAIRED, judge
+from tunesmith.reports.verdict import judge
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -103,7 +103,7 @@ def _results_table(result: RunResult, *, narrow: bool) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    stages = [stage for stage in result.stages if stage.name != PAIRED]
+    stages = result.measured_stages
     metrics = list(dict.fromkeys(name for stage in stages for name in stage.metrics))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(_cell("model"))
@@ -115,7 +115,7 @@ def _results_table(result: RunResult, *, narrow: bool) -> Table:
     for stage in stages:
         cells = [_measured(name, stage.metrics[name], narrow) if name in stage.metrics else "–" for name in metrics]
         style = "bold" if stage is tuned else ""
-        titles = [_cell(text, style) for text in (wording.stage_title(stage), stage.split)]
+        titles = [_cell(text, style) for text in (stage.name, stage.split)]
         table.add_row(*titles, *[_text(text, style) for text in cells])
     return table
 
@@ -128,22 +128,20 @@ def _measured(name: str, measure: Measure, narrow: bool) -> str:
 
 
 def _costs(result: RunResult) -> Table:
-    """Trained share, memory, time and speed, measured beside predicted."""
+    """Trained share, memory, time and speed."""
     table = _facts()
     trained = f"{wording.trainable_share(result.model)} parameters" if result.was_started else "nothing: not started"
     table.add_row(_cell("trained"), _cell(trained))
     cost, progress = result.cost, result.progress
     if cost:
-        memory, seconds = cost.predicted_memory_bytes, cost.predicted_seconds
-        predicted = f"; predicted {format_bytes(memory)}, {wording.off_by(memory, cost.peak_memory_bytes)}" if memory else ""
-        table.add_row(_cell("peak memory"), _cell(format_bytes(cost.peak_memory_bytes) + predicted))
-        predicted = f"; predicted {format_seconds(seconds)}, {wording.off_by(seconds, cost.train_seconds)}" if seconds else ""
-        whole = f" of training, {format_seconds(cost.total_seconds)} in all"
-        table.add_row(_cell("time"), _cell(format_seconds(cost.train_seconds) + whole + predicted))
+        seconds = f"{format_seconds(cost.train_seconds)} of training, {format_seconds(cost.total_seconds)} in all"
+        table.add_row(_cell("peak memory"), _cell(format_bytes(cost.peak_memory_bytes)))
+        table.add_row(_cell("time"), _cell(seconds))
         table.add_row(_cell("speed"), _cell(wording.tokens_per_second(cost)))
     if progress:
-        steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}; kept: step {progress.best_step:,}"
-        table.add_row(_cell("steps"), _cell(f"{steps}, best by {wording.metric_wording(progress.best_metric).title}"))
+        best = f"kept: step {progress.best_step:,}, best by {wording.metric_wording(progress.best_metric).title}"
+        steps = f"{progress.steps:,} of {progress.planned_steps:,}; {progress.stop_reason}"
+        table.add_row(_cell("steps"), _cell(f"{steps}; {best if progress.best_step else 'not evaluated yet'}"))
     return table
 
 

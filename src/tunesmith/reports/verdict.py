@@ -11,10 +11,6 @@ from tunesmith.reports.result import RunResult, Stage
 from tunesmith.reports.wording import HEADLINE_ORDER, format_interval, format_measure, format_value, metric_wording
 
 Difference = Literal["better", "worse", "none found", "not measured"]
-PAIRED = "paired difference"
-"""Name of a stage that holds tuned minus base model, measured row by row; against that baseline it decides over overlap."""
-_MAJORITY = "majority"
-_BASELINES = (_MAJORITY, "untrained", "base")
 
 
 @dataclass(frozen=True)
@@ -26,6 +22,8 @@ class Verdict:
     metric: str | None = None
     tuned: Stage | None = None
     baseline: Stage | None = None
+    is_paired: bool = False
+    """Whether the difference row by row decided, and not the overlap of two intervals."""
 
 
 def judge(result: RunResult) -> Verdict:
@@ -43,16 +41,11 @@ def judge(result: RunResult) -> Verdict:
         title = metric_wording(metric).title
         sentence = f"{where}{title} is {format_measure(metric, measure)}; no baseline was measured beside it."
         return Verdict("not measured", sentence, metric, tuned)
-    paired = None if _MAJORITY in baseline.name.lower() else _paired(result.stages, metric, tuned.split)
+    paired = None if baseline.kind == "majority" else _paired(result.stages, metric, tuned.split)
     difference = _difference(metric, baseline.metrics[metric], measure, paired)
     reason = "the 95 % intervals overlap" if paired is None else "the 95 % interval of the paired difference includes 0"
     sentence = where + _comparison(metric, difference, measure, baseline, reason)
-    return Verdict(difference, sentence, metric, tuned, baseline)
-
-
-def is_baseline(stage: Stage) -> bool:
-    """Whether a stage is a state before training: majority class, untrained head, base model."""
-    return stage.name != PAIRED and any(word in stage.name.lower() for word in _BASELINES)
+    return Verdict(difference, sentence, metric, tuned, baseline, is_paired=paired is not None)
 
 
 def _unfinished(result: RunResult) -> str:
@@ -67,7 +60,7 @@ def _unfinished(result: RunResult) -> str:
 
 def _tuned_stage(stages: list[Stage]) -> Stage | None:
     """The last stage of the tuned model on the test rows, else on the validation rows."""
-    tuned = [stage for stage in stages if not is_baseline(stage) and stage.name != PAIRED]
+    tuned = [stage for stage in stages if stage.kind == "tuned"]
     for split in ("test", "validation"):
         found = [stage for stage in tuned if stage.split == split]
         if found:
@@ -77,16 +70,17 @@ def _tuned_stage(stages: list[Stage]) -> Stage | None:
 
 def _strongest_baseline(stages: list[Stage], metric: str, split: str) -> Stage | None:
     """The baseline with the best value of `metric` on the same rows."""
-    found = [stage for stage in stages if is_baseline(stage) and stage.split == split and metric in stage.metrics]
+    found = [stage for stage in stages if stage.is_baseline and stage.split == split and metric in stage.metrics]
     sign = 1 if metric_wording(metric).higher_is_better else -1
     return max(found, key=lambda stage: sign * stage.metrics[metric].value, default=None)
 
 
 def _paired(stages: list[Stage], metric: str, split: str) -> Measure | None:
-    """Tuned minus base measured row by row, if the run has it; perplexity rises and falls with the loss."""
+    """Tuned minus base measured row by row, if the run has its interval; perplexity rises and falls with the loss."""
     names = (metric, "loss") if metric == "perplexity" else (metric,)
-    found = (s.metrics for s in stages if s.name == PAIRED and s.split == split)
-    return next((metrics[name] for metrics in found for name in names if name in metrics), None)
+    found = (s.metrics for s in stages if s.kind == "difference" and s.split == split)
+    known = (metrics[name] for metrics in found for name in names if name in metrics)
+    return next((measure for measure in known if measure.low is not None), None)
 
 
 def _difference(metric: str, before: Measure, after: Measure, paired: Measure | None) -> Difference:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tunesmith.measure import Measure
 from tunesmith.quantity import format_count, format_percent
-from tunesmith.reports.result import Cost, ModelFacts, Stage
+from tunesmith.reports.result import Cost, ModelFacts
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ _GAUGE_EXPLANATIONS = {
     "representation_similarity": "Cosine between what both models make of the same general text: 1 is unchanged, 0 unrelated.",
     "kept_neighbours": "Share of general texts nearest to each other that still are: 100 % means all of them.",
 }
-
-
-def stage_title(stage: Stage) -> str:
-    """What a stage is called to a reader; one that has only its split's name is the tuned model."""
-    return "tuned model" if stage.name.lower() == stage.split.lower() else stage.name
 
 
 def title_of(name: str) -> str:
@@ -100,11 +95,3 @@ def trainable_share(model: ModelFacts) -> str:
 def tokens_per_second(cost: Cost) -> str:
     """The speed in tokens that were really computed: `12,400 real tokens/s`."""
     return f"{format_count(cost.real_tokens_per_second)} real tokens/s"
-
-
-def off_by(predicted: float, measured: float) -> str:
-    """How far a prediction was from what was measured: `8 % too low`, `exact`, `12 % too high`."""
-    if not measured:
-        return "nothing measured"
-    percent = round((predicted / measured - 1) * 100)
-    return "exact to 1 %" if percent == 0 else f"{abs(percent)} % too {'high' if percent > 0 else 'low'}"

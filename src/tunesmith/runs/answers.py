@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,19 +13,29 @@ from tunesmith.data.prompts import Prompter
 from tunesmith.evaluation.generate import Answer, Generation, Progress, TokenIds, generate, stream, text_pieces
 from tunesmith.model import anatomy, virtual_tokens
 
-CUT_MARK = " …"
-"""Ends an answer that the model did not end itself."""
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote."""
+
+    text: str
+    ended: bool = True
+    """Whether the model ended it itself, rather than being cut off."""
+
+    def __str__(self) -> str:
+        """The text to be shown, which ends in an ellipsis where it was cut off."""
+        return self.text if self.ended else f"{self.text} …"
 
 
 def write(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], settings: Generation
-) -> list[str]:
-    """Answers to what the conversations ask; one that did not end by itself ends in an ellipsis."""
+) -> list[Written]:
+    """Answers to what the conversations ask."""
     with Prompter(tokenizer) as prompter:
         prompts = [prompter.prompt_ids(_before_answer(example)) for example in examples if isinstance(example, Chat)]
         stop_ids = prompter.stop_ids()
     answers = generate(model, prompts, _fitted(settings, model, stop_ids))
-    return [_as_text(answer, tokenizer) for answer in answers]
+    return [_written(answer, tokenizer) for answer in answers]
 
 
 def translate(
@@ -33,10 +44,10 @@ def translate(
     sources: Sequence[TokenIds],
     settings: Generation,
     progress: Progress | None = None,
-) -> list[str]:
-    """Answers of an encoder-decoder to sources as it was trained on them; one that was cut ends in an ellipsis."""
+) -> list[Written]:
+    """Answers of an encoder-decoder to sources as it was trained on them."""
     answers = generate(model, sources, _fitted(settings, model, _end_of_text(tokenizer)), progress)
-    return [_as_text(answer, tokenizer) for answer in answers]
+    return [_written(answer, tokenizer) for answer in answers]
 
 
 def reply(
@@ -61,12 +72,14 @@ def _as_pieces(ids: Generator[int, None, bool], tokenizer: PreTrainedTokenizerBa
     return stopped
 
 
-def go_on(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Generation) -> list[str]:
+def go_on(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Generation
+) -> list[Written]:
     """How the model goes on after each text, or what it makes of it; an encoder-decoder reads what fits, as in training."""
     room = _room(model) if anatomy.is_encoder_decoder(model.config) else None
     prompts = [list(tokenizer(text, truncation=room is not None, max_length=room)["input_ids"]) for text in texts]  # pyright: ignore[reportArgumentType]
     answers = generate(model, prompts, _fitted(settings, model, _end_of_text(tokenizer)))
-    return [_as_text(answer, tokenizer) for answer in answers]
+    return [_written(answer, tokenizer) for answer in answers]
 
 
 def _before_answer(chat: Chat) -> Sequence[Message]:
@@ -92,6 +105,5 @@ def _room(model: PreTrainedModel) -> int | None:
     return None if longest is None else longest - virtual_tokens.count(model)
 
 
-def _as_text(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str:
-    text = str(tokenizer.decode(answer.ids, skip_special_tokens=True))
-    return text if answer.stopped else text + CUT_MARK
+def _written(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> Written:
+    return Written(str(tokenizer.decode(answer.ids, skip_special_tokens=True)), ended=answer.stopped)

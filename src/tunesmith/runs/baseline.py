@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tunesmith import durable
 from tunesmith.errors import RunError
 from tunesmith.evaluation import metrics, retention
-from tunesmith.measure import Measure
-from tunesmith.reports.result import Stage
+from tunesmith.reports.result import Stage, read_stage
 from tunesmith.runs import writing
 from tunesmith.runs.measure import gauge, outputs, score
 from tunesmith.runs.place import Place
@@ -34,9 +34,7 @@ class Base:
 
     def save(self, path: Path) -> None:
         """Write to a JSON file, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(path)
+        durable.write_file(path, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> Base:
@@ -47,11 +45,7 @@ class Base:
         """
         try:
             raw = json.loads(path.read_text())
-            stages = [
-                Stage(name=s["name"], split=s["split"], metrics={n: Measure(**m) for n, m in s["metrics"].items()})
-                for s in raw.pop("stages")
-            ]
-            return cls(stages=stages, **raw)
+            return cls(stages=[read_stage(stage) for stage in raw.pop("stages")], **raw)
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged ({error}).") from None
 
@@ -78,12 +72,12 @@ def measure(session: Session, place: Place) -> Base:
     stages = []
     if scores.predicted is not None and scores.expected is not None:
         majority = metrics.majority_baseline(data.train.tokens.labels, scores.expected, len(data.labels))
-        stages.append(Stage(name="majority class", split="test", metrics=majority))
+        stages.append(Stage(name="majority class", kind="majority", split="test", metrics=majority))
     name = "base model, untrained head" if session.source.lacks_head(data.labels) else "base model"
     rows = writing.rows_to_answer(data.task, data.test)
     written = writing.answer(session.model, session.source.tokenizer, data.test, rows, watch) if rows else []
     measures = scores.metrics(len(data.labels)) | writing.measures(data.test, rows, written)
-    stages.append(Stage(name=name, split="test", metrics=measures))
+    stages.append(Stage(name=name, kind="base", split="test", metrics=measures))
     predicted = None if scores.predicted is None else scores.predicted.tolist()
     base = Base(stages, scores.goodness.tolist(), scores.losses.tolist(), predicted, rows, written)
     base.save(place.base_answers)

@@ -45,7 +45,7 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
     rows_per_step = min(settings.rows_per_step or _ROWS_PER_STEP[facts.task], facts.num_rows)
     steps_per_epoch = -(-facts.num_rows // rows_per_step)
     wanted = max(_EPOCHS[facts.task], min(_MAX_EPOCHS, _MIN_STEPS / steps_per_epoch))
-    workers = settings.workers or min(rows_per_step, _most_workers(method, facts))
+    workers = min(rows_per_step, settings.workers or _most_workers(method, facts))  # each has a row of every step
     at_once = max(_TOKENS_PER_PASS[facts.device] // workers, _MIN_TOKENS_PER_PASS)  # with few bits half: memory is short
     return dataclasses.replace(
         settings,
@@ -59,7 +59,7 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
 
 def _most_workers(method: Method, facts: Facts) -> int:
     """Processes that there are processors for, and memory for the gradients of each."""
-    if not method.trains_base_weights:
+    if not method.trains_all_weights:
         return facts.num_processors
     gradient_bytes = facts.num_parameters * torch.float32.itemsize
     return min(facts.num_processors, 1 + _MAX_WORKER_GRADIENTS // gradient_bytes)

@@ -35,7 +35,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> Evaluation:
     Raises:
         InputError: If the run is not finished, or the rows cannot be read or have labels that the model does not know.
     """
-    predictor = predict.load(folder)
+    predictor = predict.load(folder, watch)
     num_classes = len(predictor.result.data.labels)
     found = rows_like(predictor.result, predictor.source, data, str(folder), watch)
     for sentence in found.description:
@@ -48,7 +48,7 @@ def evaluate(folder: Path, data: Sequence[str], watch: Watch) -> Evaluation:
     rows = writing.rows_to_measure(part)
     written = writing.answer(predictor.model, predictor.source.tokenizer, part, rows, watch) if rows else []
     measures = scores.metrics(num_classes) | writing.measures(part, rows, written)
-    stage = Stage(name="tuned model", split=", ".join(Path(path).name for path in data), metrics=measures)
+    stage = Stage(name="tuned model", kind="tuned", split=", ".join(Path(path).name for path in data), metrics=measures)
     return Evaluation([stage], found.description, found.warnings)
 
 

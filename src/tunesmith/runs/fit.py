@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import platform
 import sys
 import time
@@ -14,15 +13,17 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
-from tunesmith.checkpoint.save_model import save_model
-from tunesmith.model import anatomy
+from tunesmith.errors import TrainingDiverged
+from tunesmith.model import anatomy, load
+from tunesmith.model.save_model import save_model
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
-from tunesmith.runs import baseline, defaults, outcome, rehearsal
+from tunesmith.runs import baseline, defaults, machine, outcome, rehearsal
 from tunesmith.runs.keeper import RunKeeper, require_room, restored
 from tunesmith.runs.place import Place
 from tunesmith.runs.profile import Profiler, Unprofiled
@@ -40,13 +41,17 @@ rehearse = rehearsal.rehearse
 
 @dataclass(frozen=True)
 class Began:
-    """How things were at the beginning of a run."""
+    """How things were at the beginning of a run, whose peak of memory is measured from here on."""
 
     seconds: float = field(default_factory=time.monotonic)
     resident_bytes: int = field(default_factory=memory.resident_bytes)
     """What the process held before anything was loaded."""
 
+    def __post_init__(self) -> None:
+        memory.forget_peak()
 
+
+@memory.returned()
 def fit(chosen: FitSettings, watch: Watch, *, profile: bool = False) -> RunResult:
     """Run the whole story in the folder `chosen.out`, which must be new; `profile` measures where a step's time goes.
 
@@ -107,6 +112,7 @@ def give_up(session: Session, place: Place, result: RunResult, began: Began, err
     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
     result.status = "interrupted" if stopped else "failed"
     result.error = None if stopped else str(error) or type(error).__name__
+    result.has_diverged = isinstance(error, TrainingDiverged)
     _complete(result, session, began)
     with contextlib.suppress(OSError):  # on a full disk the record of before stands
         result.save(place.folder)
@@ -139,7 +145,7 @@ def _train_and_tell(session: Session, place: Place, result: RunResult, signals: 
     result.profile = session.profiler.result(session, loop.optimizer, plan)
     keeper.restore(loop.state.best_step)
     outcome.measure(session, place, base, result)
-    save(session, place)
+    save(keeper)
 
 
 @contextlib.contextmanager
@@ -172,12 +178,28 @@ def made_ready(session: Session, place: Place, result: RunResult, signals: Signa
             result.progress, result.cost = _progress(state, plan.num_steps, session), _cost(state)
 
 
-def save(session: Session, place: Place) -> None:
+def save(keeper: RunKeeper) -> None:
     """Write what a user takes away: an adapter, or the whole model where its own weights were trained."""
+    session, place = keeper.session, keeper.place
     if session.method.trains_base_weights:
-        save_model(session.model.float(), session.source.tokenizer, place.model)
+        save_model(_unrounded(keeper), session.source.tokenizer, place.model)
     else:
         adapter.save(session.model, session.method, place.adapter, base_model=session.settings.model)
+
+
+@torch.no_grad()
+def _unrounded(keeper: RunKeeper) -> PreTrainedModel:
+    """The tuned model of a method that trains base weights, in float32, with the values that learnt.
+
+    A model that computes in 16 bit holds all weights rounded: those that did not learn come from the base's files again.
+    """
+    session = keeper.session
+    if session.dtype == torch.float32:
+        return session.model
+    model = load.load(session.source, session.data.task, labels=session.data.labels)
+    for name, value in keeper.optimizer.trained().items():
+        model.get_parameter(name).copy_(value)
+    return model
 
 
 def record(session: Session) -> RunResult:
@@ -193,7 +215,7 @@ def record(session: Session) -> RunResult:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=settings.to_mapping(session.settings),
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
-        machine=_machine(session.device),
+        machine=machine.facts(session.device),
         seed=session.settings.training.seed,
         model=ModelFacts(
             name=source.name,
@@ -219,16 +241,6 @@ def record(session: Session) -> RunResult:
             labels=list(data.labels),
         ),
     )
-
-
-def _machine(device: torch.device) -> dict[str, str]:
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": str(torch.get_num_threads()),
-        "memory": f"{memory_bytes / 2**30:.0f} GiB",
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
-    }
 
 
 def _progress(state: State, planned_steps: int, session: Session) -> Progress:

@@ -21,6 +21,7 @@ from tunesmith.runs.place import Place
 from tunesmith.runs.session import Recorder, Session, method_of, prepare_session
 from tunesmith.runs.signals import Signals
 from tunesmith.settings import FitSettings
+from tunesmith.training import memory
 from tunesmith.training.common_loop import CommonLoop
 from tunesmith.watch import Progress, Watch
 
@@ -36,6 +37,7 @@ class Member(NamedTuple):
     result: RunResult
 
 
+@memory.returned()
 def fit_many(chosen: Sequence[FitSettings], watch: Watch) -> list[RunResult]:
     """Run `fit` for all settings at once, each in its own new folder `out`; they differ in method and training only.
 
@@ -98,7 +100,7 @@ def _train_and_tell(members: Sequence[Member], untold: list[Member], signals: Si
         else:
             keeper.restore(loop.state.best_step)
             outcome.measure(member.session, member.place, base, member.result)
-            save(member.session, member.place)
+            save(keeper)
             finish(member.session, member.place, member.result, began)
         untold.remove(member)
 

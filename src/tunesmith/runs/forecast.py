@@ -29,7 +29,7 @@ class Forecast:
     seconds: float
     """Of training and its evaluations."""
     memory_bytes: int
-    """Peak of the process."""
+    """Peak of all processes of the run."""
 
 
 def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
@@ -40,6 +40,8 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     enter_training_mode(session.model, plan)
     batch, shortest = pack(table, group).to(device), pack(table, group[[table.lengths[group].argmin()]]).to(device)
     learner, durations = Learner(session.forward, optimizer), []
+    before, loading = memory.resident_bytes(), memory.peak_bytes()
+    memory.forget_peak()
     with threads(1 if plan.num_processes > 1 else torch.get_num_threads()):
         learner.accumulate([Pass(shortest, 0)]).item()  # warms up; the number waits for a GPU
         while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
@@ -52,4 +54,12 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     num_evaluations = plan.num_steps / plan.evaluate_every
     forward_share = 0.4  # of a step's time that its forward pass takes
     validation = session.data.validation.tokens.num_tokens * num_evaluations * forward_share
-    return Forecast(per_token * (table.num_tokens * epochs + validation), memory.peak_bytes())
+    memory_bytes = max(loading, _training_bytes(before, optimizer, plan.num_processes))
+    return Forecast(per_token * (table.num_tokens * epochs + validation), memory_bytes)
+
+
+def _training_bytes(before: int, optimizer: FlatAdamW, num_processes: int) -> int:
+    """The most that all processes hold in training, from the peak of a trial in this one, which held `before` before it."""
+    peak, buffer = memory.peak_bytes(), sum(optimizer.sizes) * torch.float32.itemsize
+    moments = 2 * buffer  # made by the first step
+    return peak + moments + (num_processes - 1) * (peak - before + buffer)  # each process has gradients of its own

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tunesmith import registry, settings
+from tunesmith.errors import SettingsError
 from tunesmith.settings import FitSettings, Tree
-
-METHODS = "tunesmith.methods"
 
 
 def resolve(flags: Tree, *, config: str | None, preset: str | None) -> FitSettings:
@@ -23,12 +22,17 @@ def resolve(flags: Tree, *, config: str | None, preset: str | None) -> FitSettin
     for layer in (file, flags):
         method = settings.merge(layer).get("method")
         name = method.get("name") if isinstance(method, dict) else None
-        if isinstance(name, str) and name not in registry.names(METHODS):
+        if isinstance(name, str) and name not in registry.names(registry.METHODS):
             named = load_named(name)
             presets.append(named)
             layer = {**layer, "method": {**method, "name": _method_of(named)}}  # type: ignore[dict-item]
         layers.append(layer)
-    return settings.from_mapping(FitSettings, settings.merge(*presets, *layers), "settings")
+    chosen = settings.from_mapping(FitSettings, settings.merge(*presets, *layers), "settings")
+    if chosen.data.eval is not None and chosen.data.test_share is not None:
+        raise SettingsError(
+            "--eval gives the rows for the final numbers, so --test-share would hold out none. Leave one of the two out."
+        )
+    return chosen
 
 
 def load_named(name: str) -> Tree:
@@ -39,7 +43,7 @@ def load_named(name: str) -> Tree:
     """
     presets = settings.preset_names()
     if name not in presets:
-        raise registry.unknown("method", name, [*registry.names(METHODS), *presets])
+        raise registry.unknown("method", name, [*registry.names(registry.METHODS), *presets])
     return settings.load_preset(name)
 
 

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint import merge as merging
-from tunesmith.checkpoint.save_model import save_model
 from tunesmith.data.pack import in_order_of_length, pack
 from tunesmith.data.table import TokenTable
 from tunesmith.durable import whole_folder
-from tunesmith.errors import DataError, NotMergeable, RunError
+from tunesmith.errors import DataError, NotMergeable, RunError, SettingsError
 from tunesmith.evaluation.agreement import Agreement, compare
 from tunesmith.model import anatomy, quantize
 from tunesmith.model.forward import Forward, choose
+from tunesmith.model.save_model import save_model
 from tunesmith.model.source import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import evaluate, predict, resume
@@ -35,7 +35,7 @@ _TOKENS_PER_PASS = 256  # the logits of both models, and their logarithms, are h
 
 
 def merge(
-    folder: Path, out: Path, watch: Watch, *, rows: Sequence[str] = (), max_divergence: float = MAX_DIVERGENCE
+    folder: Path, out: Path, watch: Watch, *, rows: Sequence[str] = (), max_divergence: float | None = None
 ) -> Agreement | None:
     """Write the tuned model of the run in `folder` to `out`, which must not exist.
 
@@ -44,32 +44,38 @@ def merge(
 
     Raises:
         NotMergeable: If the method cannot be expressed as weights, or the merged model differs from the run by more than
-            `max_divergence` nats a prediction.
+            `max_divergence` (by default `MAX_DIVERGENCE`) nats a prediction.
+        SettingsError: If rows or a divergence are given and nothing is compared.
         RunError: If the run is not finished, its base model has changed, or `out` exists or cannot be written.
         DiskFull: If there is too little room.
     """
     result, trained = predict.finished(folder), Place(folder).model
     if out.exists():
         raise RunError(f"{out} exists already. Choose a new folder with --out.")
+    is_quantised = predict.base_bits(result) < 16 and not trained.exists()
+    if not is_quantised and (rows or max_divergence is not None):
+        raise SettingsError(
+            f"{folder} was not quantised, so its merged model is compared with nothing. Leave out --rows and --max-divergence."
+        )
     if trained.exists():
         with whole_folder(out, sum(path.stat().st_size for path in trained.rglob("*"))) as place:
             shutil.copytree(trained, place, dirs_exist_ok=True)
         watch.say("the run trained the whole model: copied as it is")
         return None
-    if predict.base_bits(result) == 16:
-        source, model, method = predict.with_adapter(folder, result)
+    if not is_quantised:
+        source, model, method = predict.with_adapter(folder, result, watch)
         merging.merge_and_save(model, method, source.tokenizer, out)
         return None
     source, merged = _merged_in_float32(folder, result, watch)
     found = _agreement(folder, result, merged, _held_out(folder, result, source, rows, watch), watch)
-    _require_alike(folder, found, max_divergence)
+    _require_alike(folder, found, MAX_DIVERGENCE if max_divergence is None else max_divergence)
     save_model(merged, source.tokenizer, out)
     return found
 
 
 def _merged_in_float32(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel]:
     """The base with the weights that it computed with while it was trained on, and the change folded into them."""
-    source, model = predict.base(folder, result)
+    source, model = predict.base(folder, result, watch)
     quantize.dequantize(model)
     merging.merge(model, adapter.load(model, Place(folder).adapter))
     watch.say("the base model was dequantised and merged in float32")
@@ -98,7 +104,7 @@ def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[st
 
 def _agreement(folder: Path, result: RunResult, merged: PreTrainedModel, table: TokenTable, watch: Watch) -> Agreement:
     """How alike the run, its base in few bits, and the merged model answer."""
-    _, tuned, _ = predict.with_adapter(folder, result)
+    _, tuned, _ = predict.with_adapter(folder, result, watch)
     forwards = [choose(model.eval(), classification=bool(result.data.labels), fast=False)[0] for model in (tuned, merged)]
     return compare(_logits(forwards, table, watch))
 

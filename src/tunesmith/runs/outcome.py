@@ -7,7 +7,6 @@ import numpy as np
 from tunesmith.evaluation import retention, showcase
 from tunesmith.evaluation.difference import Difference, compare_accuracy, compare_losses, compare_macro_f1
 from tunesmith.reports.result import BeforeAfter, RunResult, Stage
-from tunesmith.reports.verdict import PAIRED
 from tunesmith.runs import writing
 from tunesmith.runs.baseline import Base
 from tunesmith.runs.measure import Scores, gauge, outputs, question_and_answer, score
@@ -27,9 +26,9 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     changes = [*_paired(base, test), *writing.differences(data.test, base.rows, base.answers, written)]
     result.stages = [
         *base.stages,
-        Stage(name="best checkpoint", split="validation", metrics=validation.metrics(num_classes)),
-        Stage(name="tuned model", split="test", metrics=tuned),
-        Stage(name=PAIRED, split="test", metrics={change.metric: change.measure for change in changes}),
+        Stage(name="best checkpoint", kind="tuned", split="validation", metrics=validation.metrics(num_classes)),
+        Stage(name="tuned model", kind="tuned", split="test", metrics=tuned),
+        Stage(name="paired difference", kind="difference", split="test", metrics={c.metric: c.measure for c in changes}),
     ]
     result.examples = _examples(session, base, test, written)
     ruler = gauge(session.source, data.task, session.longest)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from tunesmith import durable
 from tunesmith.checkpoint import lock
 from tunesmith.errors import DiskFull, InputError, RunError
 from tunesmith.reports import result
 from tunesmith.training import log
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_BEFORE_A_RUN = (lock.FILE_NAME, f".{result.FILE_NAME}.tmp")  # all that a process killed before its first record leaves
+_BEFORE_A_RUN = (lock.FILE_NAME, durable.temporary_name(result.FILE_NAME))
+"""All that a process leaves which is killed before its first record."""
 
 
 @dataclass(frozen=True)

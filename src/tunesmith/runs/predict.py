@@ -24,12 +24,12 @@ from tunesmith.model.forward import Forward, choose
 from tunesmith.model.source import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import answers
+from tunesmith.runs.answers import Written
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place, located
 from tunesmith.training import memory
-from tunesmith.watch import Quiet
+from tunesmith.watch import Quiet, Watch
 
-PAIR_SHAPE = "text pair+label"
 DEFAULT = Generation()
 
 
@@ -43,6 +43,10 @@ class Predictor:
     forward: Forward
 
     def predict(self, texts: Sequence[str | tuple[str, str]], settings: Generation = DEFAULT) -> list[str]:
+        """The texts of `answers`."""
+        return [answer.text for answer in self.answers(texts, settings)]
+
+    def answers(self, texts: Sequence[str | tuple[str, str]], settings: Generation = DEFAULT) -> list[Written]:
         """The label of each text or pair of texts, or the written answer to each text.
 
         Raises:
@@ -52,7 +56,7 @@ class Predictor:
         if not texts:
             return []
         if self.result.data.labels:
-            return self._classes(texts)
+            return [Written(label) for label in self._classes(texts)]
         texts = [text for text in texts if isinstance(text, str)]
         if self.result.task == "chat":
             chats = [Chat((Message("user", text), Message("assistant", ""))) for text in texts]
@@ -61,7 +65,7 @@ class Predictor:
 
     def _checked(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """The text, if it is what the model was tuned on."""
-        wants_pair, is_pair = self.result.data.shape == PAIR_SHAPE, not isinstance(text, str)
+        wants_pair, is_pair = self.result.data.has_pairs, not isinstance(text, str)
         if is_pair and len(text) != 2:
             raise InputError(f"A pair is two texts, found {len(text)}: {str(text)[:80]}.")
         if is_pair != wants_pair:
@@ -99,8 +103,8 @@ class Predictor:
         return answers.reply(self.model, self.source.tokenizer, messages, settings)
 
 
-def load(folder: Path) -> Predictor:
-    """The tuned model of the run in `folder`.
+def load(folder: Path, watch: Watch | None = None) -> Predictor:
+    """The tuned model of the run in `folder`; `watch` is told if its base must be fetched.
 
     Raises:
         RunError: If the run is not finished.
@@ -111,7 +115,7 @@ def load(folder: Path) -> Predictor:
         source = loading.find(str(Place(folder).model))
         model = loading.load(source, result.task)
     else:
-        source, model, _ = with_adapter(folder, result)
+        source, model, _ = with_adapter(folder, result, watch or Quiet())
     model.eval()
     forward, _ = choose(model, classification=bool(result.data.labels))
     return Predictor(result, source, model, forward)
@@ -130,25 +134,25 @@ def finished(folder: Path) -> RunResult:
     return result
 
 
-def with_adapter(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel, Method]:
+def with_adapter(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel, Method]:
     """The base model of a finished run, with what the run learnt attached.
 
     Raises:
         RunError: If the base model has changed.
         ModelError: If the base model or the adapter cannot be read.
     """
-    source, model = base(folder, result)
+    source, model = base(folder, result, watch)
     return source, model, adapter.load(model, Place(folder).adapter)
 
 
-def base(folder: Path, result: RunResult) -> tuple[Source, PreTrainedModel]:
+def base(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel]:
     """The base model of a finished run, in as many bits as the run kept it.
 
     Raises:
         RunError: If it has changed.
         ModelError: If it cannot be read.
     """
-    source = loading.find(located(result.model.name, result.directory))
+    source = loading.find(located(result.model.name, result.directory), watch)
     if source.fingerprint != result.model.fingerprint:
         raise RunError(
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."

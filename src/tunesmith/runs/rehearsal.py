@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tunesmith import settings
 from tunesmith.data.prepared import PreparedData
 from tunesmith.data.table import IGNORED
 from tunesmith.model.source import Source
 from tunesmith.runs import defaults, forecast
+from tunesmith.runs.place import Place
 from tunesmith.runs.session import prepare_session
 from tunesmith.settings import FitSettings
 from tunesmith.watch import Rehearsal, RehearsedRow, Watch
@@ -18,8 +21,10 @@ def rehearse(chosen: FitSettings, watch: Watch) -> Rehearsal:
     """Everything up to the first step, and a forecast of the rest; no file is written.
 
     Raises:
-        InputError: If settings, data or model cannot be used.
+        InputError: If settings, data, model or run folder cannot be used.
     """
+    if chosen.out:
+        Place(Path(chosen.out)).require_new()
     session = prepare_session(chosen, watch)
     plan = defaults.plan(session.settings.training, len(session.data.train.tokens))
     session.load_base()

@@ -14,9 +14,11 @@ from tunesmith.runs.place import Place, located
 from tunesmith.runs.session import prepare_session
 from tunesmith.runs.signals import Signals
 from tunesmith.settings import FitSettings
+from tunesmith.training import memory
 from tunesmith.watch import Watch
 
 
+@memory.returned()
 def resume(folder: Path, watch: Watch) -> RunResult:
     """Finish the run in `folder` from its last good checkpoint, with its own settings.
 
@@ -40,7 +42,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
             if before != now:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
         durable.discard_leftovers(folder)
-        result.status, result.error = "running", None
+        result.status, result.error, result.has_diverged = "running", None, False
         return carry_on(session, place, result, signals, began)
 
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
-from tunesmith.checkpoint.trained import METHODS
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, load, quantize, token_rows
+from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
 from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
@@ -89,6 +88,8 @@ class Session:
             num_processors=torch.get_num_threads() if workers.are_possible(self.device) else 1,
         )
         training = defaults.resolve(chosen.training, self.method, facts)
+        if training.workers != (chosen.training.workers or training.workers):
+            self.watch.say(f"{training.workers} workers, not {chosen.training.workers}: a step has no more rows")
         self.settings = dataclasses.replace(
             chosen,
             task=data.task,
@@ -150,8 +151,18 @@ class Session:
         tensors = (*self.model.parameters(), *self.model.buffers())
         weightless = {id(t): _weightless(t) for t in tensors}
         copied = copy.deepcopy(self.model, weightless)
-        self.method.attach(copied)
+        self._attach_to(copied)
         return copied
+
+    def _attach_to(self, model: PreTrainedModel) -> None:
+        """Attach the method to the model or a copy.
+
+        Raises:
+            InputError: If it does not fit the model, or changes an output head that rows of a stream need as it is.
+        """
+        self.method.attach(model)
+        if isinstance(self.forward, forward.PackedForward) and not self.data.labels:
+            heads.require_plain(model)
 
     def trained_bytes(self) -> int:
         """Bytes of all that the method will train.
@@ -166,7 +177,7 @@ class Session:
         """Attach the method and make the optimizer of what it trains."""
         training = self.settings.training
         torch.manual_seed(training.seed)
-        self.method.attach(self.model)
+        self._attach_to(self.model)
         stored = {}
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
@@ -186,7 +197,7 @@ def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
     recorder = Recorder(watch)
     method = method_of(chosen)
     _require_frozen(chosen.training.base_bits, method)
-    source = load.find(chosen.model)
+    source = load.find(chosen.model, recorder)
     data = prepare(
         _with_fetched(chosen.data, recorder),
         source.tokenizer,
@@ -238,10 +249,13 @@ def _require_held_out(data: PreparedData) -> None:
     Raises:
         DataError: If a part has no row.
     """
-    parts = ((data.validation, "to choose the best checkpoint", "--validation-share"), (data.test, "to test", "--test-share"))
-    for part, purpose, flag in parts:
-        if not len(part.tokens):
-            raise DataError(f"No row of {data.name} is held out {purpose}. Give more rows, a larger {flag}, or rows by --eval.")
+    if not len(data.validation.tokens):
+        purpose, cure = "to choose the best checkpoint", "more rows or a larger --validation-share"
+    elif not len(data.test.tokens):
+        purpose, cure = "to test", "more rows, a larger --test-share, or rows by --eval"
+    else:
+        return
+    raise DataError(f"No row of {data.name} is held out {purpose}. Give {cure}.")
 
 
 def _weightless(tensor: Tensor) -> Tensor:
@@ -281,4 +295,4 @@ def method_of(chosen: FitSettings) -> Method:
     """
     tree = dict(chosen.method)
     name = str(tree.pop("name"))
-    return settings.from_mapping(registry.find(METHODS, name, Method), tree, f"method {name!r}", "method.")
+    return settings.from_mapping(registry.find(registry.METHODS, name, Method), tree, f"method {name!r}", "method.")

@@ -37,18 +37,19 @@ def answer(
 ) -> list[str]:
     """Greedy answers to some rows of a part; one that did not end by itself ends in an ellipsis."""
     if part.tokens.target_ids is None:
-        return answers.write(model, tokenizer, [part.examples[row] for row in rows], SHOWN)
+        return [str(answer) for answer in answers.write(model, tokenizer, [part.examples[row] for row in rows], SHOWN)]
     sources, targets = zip(*(part.tokens.row(row) for row in rows), strict=True)
     longest = max(map(len, targets))
     limit = longest + min(longest, MOST_MORE_TOKENS)
     watch.say(f"writing answers to {len(rows):,} of {len(part.examples):,} held-out rows, of at most {limit} tokens")
-    return answers.translate(
+    written = answers.translate(
         model,
         tokenizer,
         sources,
         Generation(max_new_tokens=limit),
         lambda done, total: watch.progress(Progress(phase="writing answers", done=done, total=total, unit="rows")),
     )
+    return [str(answer) for answer in written]
 
 
 def measures(part: Part, rows: Sequence[int], written: Sequence[str]) -> dict[str, Measure]:

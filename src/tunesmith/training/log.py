@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tunesmith import durable
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -21,9 +23,7 @@ class MetricsLog:
             lines = self._path.read_text("utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _step_of(line) <= resume_from]
             self._before = frozenset(line for line in kept if '"kind": "step"' not in line)
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.replace(self._path)
+            durable.write_file(self._path, "".join(f"{line}\n" for line in kept))
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def step(self, step: int, numbers: Mapping[str, float]) -> None:

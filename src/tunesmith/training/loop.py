@@ -221,14 +221,14 @@ class Loop:
     def _report(self, result: StepResult, rate: float, seconds: float) -> None:
         self._recent = [*self._recent, (result.num_tokens, seconds)][-SPEED_WINDOW:]
         speed = sum(n for n, _ in self._recent) / sum(s for _, s in self._recent)
-        resident = memory.resident_bytes() + self.learner.worker_bytes
+        held = memory.resident_bytes() + self.learner.worker_bytes  # a worker keeps the most that it held for the next step
         numbers = {
             "loss": result.loss,
             "learning_rate": rate,
             "gradient_norm": result.gradient_norm,
             "tokens": self.state.tokens,
         }
-        numbers |= {"labelled": result.num_targets, "seconds": round(self.state.seconds, 4), "memory_bytes": resident}
+        numbers |= {"labelled": result.num_targets, "seconds": round(self.state.seconds, 4), "memory_bytes": held}
         self.log.step(self.state.step, numbers)
         self.watch.progress(
             Progress(
@@ -238,7 +238,7 @@ class Loop:
                 loss=result.loss,
                 learning_rate=rate,
                 tokens_per_second=speed,
-                memory_bytes=resident,
+                memory_bytes=held,
             )
         )
 

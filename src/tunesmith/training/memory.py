@@ -1,18 +1,22 @@
 """Memory of this process: what it holds, the most it held, and an allocator that keeps what it will need again."""
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's mallopt
-_NUM_KERNELS = 128  # more than one pass needs, whose shapes are those of its layers and of its segments
+_NUM_KERNELS = 64  # with 32, a layer's are thrown out before the next layer needs them; 128 hold 100 MB more (docs/log.md)
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _STATUS = Path("/proc/self/status")
 _PAGES = Path("/proc/self/smaps_rollup")
+_REFERENCES, _FORGET_PEAK = Path("/proc/self/clear_refs"), "5"  # proc(5): the peak is what is held now
 
 
 def resident_bytes() -> int:
@@ -23,11 +27,23 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory the process ever held; on a GPU, what tensors held there."""
+    """The most memory the process held since `forget_peak`, or ever; on a GPU, what tensors held there."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     unit = 1 if platform.system() == "Darwin" else 1024
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak() -> bool:
+    """Let `peak_bytes` look at what comes from now on; does nothing, and says so by False, where the system cannot."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        _REFERENCES.write_text(_FORGET_PEAK)
+    except OSError:
+        return False
+    return True
 
 
 def shared_bytes() -> int:
@@ -80,6 +96,17 @@ def return_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     options = ((_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**18), (_TRIM_THRESHOLD, 2**17), (_TOP_PAD, 0))
     return all(libc.mallopt(option, value) for option, value in options)
+
+
+@contextlib.contextmanager
+def returned() -> Iterator[None]:
+    """Behind the block, give back what it took; around a function as `@returned()`, when its variables are gone."""
+    try:
+        yield
+    finally:
+        gc.collect()  # a model is a circle of modules that know each other
+        return_freed_memory()
+        give_back()
 
 
 def keep_freed_memory() -> bool:

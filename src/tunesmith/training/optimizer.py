@@ -98,6 +98,10 @@ class FlatAdamW:
         for group in self._groups:
             group.gradients.zero_()
 
+    def forget_moments(self) -> None:
+        """Drop both moments of all that learns, where no step is to be taken."""
+        self._adamw.state.clear()
+
     def trained(self) -> dict[str, Tensor]:
         """Every trained parameter by name, in float32, as views."""
         return {

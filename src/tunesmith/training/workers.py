@@ -198,6 +198,7 @@ def _work(connection: Connection, learner: Learner, gradients: list[Tensor], par
         forked.obey_only(parent)
         torch.set_num_threads(1)
         learner.optimizer.add_gradients_in(gradients)
+        learner.optimizer.forget_moments()  # it never takes a step; else its pages of them stay when the other's move on
         _serve(connection, learner)
     except (EOFError, BrokenPipeError):
         code = 0

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import tiny_models
 import tiny_tokenizer
-from tunesmith.checkpoint.save_model import save_model
 from tunesmith.errors import DiskFull
 from tunesmith.model.model_folder import check_model_folder
+from tunesmith.model.save_model import save_model
 
 
 def _logits(model: nn.Module) -> Tensor:

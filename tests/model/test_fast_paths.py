@@ -1,0 +1,35 @@
+"""Our kernels stand where they agree with the model, also in the number format and the mode that are chosen later."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import packed_cases
+import tiny_models
+from tunesmith.methods.lora import LoRA
+from tunesmith.model import fast_paths, forward
+from tunesmith.training import precision
+
+
+@pytest.mark.parametrize("name", tiny_models.DECODERS)
+def test_in_bfloat16(name: str):
+    """What was tried in float32 computes in bfloat16, too: some models rotate by float32 angles whatever they compute in."""
+    model = tiny_models.build(name)
+    batch = packed_cases.batch(model, "causal")
+    chosen, _ = forward.choose(model, classification=False)
+    exact = chosen.target_losses(batch)
+    precision.store_frozen(model, torch.bfloat16)
+    LoRA(rank=2).attach(model)
+    answer = packed_cases.together(chosen, batch)
+    assert answer.loss.item() == pytest.approx(exact.sum().item(), rel=0.05)
+    assert all(gradient.isfinite().all() for gradient in answer.gradients.values())
+
+
+@pytest.mark.parametrize(("rate", "is_replaced"), [(0.1, False), (0.0, True)])
+def test_a_gated_layer_with_dropout_of_its_own_stays(rate: float, is_replaced: bool):
+    """Seed-OSS drops numbers behind the last projection; without them, half of `--model-dropout on` would do nothing."""
+    model = tiny_models.build("seed_oss", residual_dropout=rate)
+    counts = fast_paths.install(model)
+    assert ("FastGatedMLP" in counts) == is_replaced
+    assert not any(module.training for module in model.modules()), "left as it was found"
