@@ -41,8 +41,8 @@ load.quiet()
 source = load.find(sys.argv[2])
 tokenizer, longest = source.tokenizer, source.config.max_position_embeddings
 start = time.perf_counter()
-settings, kind = DataSettings(data=(sys.argv[1],)), source.is_encoder
-data = prepare(settings, tokenizer, task="auto", model_max_length=longest, is_encoder=kind)
+settings = DataSettings(data=(sys.argv[1],))
+data = prepare(settings, tokenizer, task="auto", model_max_length=longest, kind=source.kind)
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "rows": len(data.train), "tokens": data.train.tokens.num_tokens}))
 """

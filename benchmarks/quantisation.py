@@ -90,7 +90,7 @@ def measured(num_rows: int) -> dict[str, object]:
     paths = (str(starter.resolve_data(DATA)),)
     part = prepare_for_evaluation(
         paths, source.tokenizer, like=DataSettings(data=paths), task="chat", labels=(), max_length=MAX_LENGTH
-    )
+    ).part
     first = max(0, len(part) - num_rows)
     tokens = part.tokens.select(range(first, len(part)))
     part = replace(part, examples=part.examples[first:], tokens=tokens, origins=part.origins[first:])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from tunesmith import settings
 from tunesmith.errors import SettingsError, UnknownName
@@ -63,6 +64,9 @@ def test_there_and_back_through_json():
         ),
         ({"training": {"max_time": "ten"}}, r"`training\.max_time`: 'ten' is not a time"),
         ({"training": {"max_time": 0}}, r"`training\.max_time` must be above 0"),
+        ({"training": {"seed": 2**63}}, r"`training\.seed`: 9223372036854775808 is too large a number"),
+        ({"training": {"steps": 10**310}}, r"`training\.steps`: 10+ is too large a number"),
+        ({"training": {"learning_rate": 10**310}}, r"`training\.learning_rate`: 10+ is too large a number"),
         ({"training": 3}, r"`training` must be a table of settings, found 3"),
         ({"data": {"data": [1]}}, r"`data\.data` must be a text or a list of texts, found \[1\]"),
         ({"model": 3}, r"`model` must be a text, found 3"),
@@ -91,6 +95,14 @@ def test_numbers_from_the_command_line_are_text():
         check_value("8.5", int, "--rank", from_text=True)
     with pytest.raises(SettingsError, match="--rate must be a number, found 'inf'"):
         check_value("inf", float, "--rate", from_text=True)
+
+
+def test_the_largest_seed_is_one_that_torch_takes():
+    seed = check_value(str(2**63 - 1), int, "--seed", from_text=True)
+    assert isinstance(seed, int)
+    torch.manual_seed(seed)
+    with pytest.raises(SettingsError, match=r"--seed: '9223372036854775808' is too large a number"):
+        check_value(str(2**63), int, "--seed", from_text=True)
 
 
 def test_none_is_for_optional_settings_only():
@@ -134,6 +146,7 @@ def test_toml(tmp_path):
     [
         (None, "cannot be read: No such file"),
         (b"a = 1\nb = = 2", r"is not valid TOML: .*line 2"),
+        (b"a = " + b"9" * 5000, r"is not valid TOML: .*4300 digits"),
         (b"\xff\xfe", "cannot be read: it is not UTF-8"),
     ],
 )

@@ -94,7 +94,7 @@ class Run:
         Raises:
             InputError: If the rows cannot be read, or have labels that the model does not know.
         """
-        return evaluate.evaluate(self.folder, _texts(data), watch or Logged())
+        return evaluate.evaluate(self.folder, _texts(data), watch or Logged()).stages
 
     def merge(self, out: str | Path, *, watch: Watch | None = None) -> Path:
         """The folder `out`, with the tuned model written to it as an ordinary transformers model.
@@ -135,10 +135,10 @@ def fit(
     """Fine-tune a model on data, evaluate, save and report; what is left out is decided by task, method and size.
 
     Args:
-        data: File, folder or `starter:NAME`, or several that are one data set.
+        data: File, folder, hub id or `starter:NAME`, or several that are one data set.
         model: Hub id, folder, `.gguf` file or `starter:NAME`.
         method: A method such as `LoRA(rank=16)`, or the name of a method or preset.
-        task: What to learn; 'auto' goes by the shape of the rows.
+        task: What to learn; 'auto' goes by the shape of the rows and the kind of model.
         out: Run folder, which must be new; `runs/DATA-MODEL-METHOD-N` by default.
         eval: Rows to evaluate on; without it, some of the data are held out.
         max_rows: Use this many rows at most.
@@ -184,7 +184,7 @@ def fit_many(
     own optimizer, and is evaluated, stopped and saved by itself, as a run like any other.
 
     Args:
-        data: File, folder or `starter:NAME`, or several that are one data set.
+        data: File, folder, hub id or `starter:NAME`, or several that are one data set.
         model: Hub id, folder, `.gguf` file or `starter:NAME`.
         methods: A LoRA such as `LoRA(rank=16)`, or the name of a preset of it, for each adapter.
         learning_rates: Peak learning rate of each; by default that of its method.

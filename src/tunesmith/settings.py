@@ -25,8 +25,8 @@ from tunesmith.quantity import Duration, Range
 Layout = TypeVar("Layout")
 Tree = dict[str, object]
 DEFAULT_METHOD = "lora"
+TOO_LARGE = 2**63  # for the 64 bits that torch has for a seed; no other setting means such a number
 Task = Literal["auto", "chat", "classification", "text", "seq2seq"]
-
 
 Count = Annotated[int, Range(at_least=1)]
 Share = Annotated[float, Range(at_least=0, at_most=1)]
@@ -44,9 +44,9 @@ class DataSettings:
     eval: str | None = None
     """Rows to evaluate on; without it, some of DATA are held out."""
     max_rows: Count | None = None
-    """Use this many rows at most."""
+    """Use this many rows at most, of --eval too."""
     max_length: Annotated[int, Range(at_least=8)] | None = None
-    """Longest row in tokens; longer ones are cut. Default: by the data and the model."""
+    """Longest row in tokens; longer ones are cut, plain text is read in windows. Default: by task, as far as the model goes."""
     shape: str = "auto"
     """What the rows are, if it is not recognised: messages, prompt/completion, instruction/input/output, text+label, ..."""
     prompt_column: str | None = None
@@ -89,8 +89,8 @@ class TrainingSettings:
     """How the learning rate falls after the warm-up."""
     warmup_share: Share = 0.06
     """Share of the steps over which the learning rate rises."""
-    weight_decay: NotNegative | None = None
-    """Pull of the weights to zero (norms and biases excluded). Default: by method."""
+    weight_decay: NotNegative = 0.01
+    """Pull of the weights to zero (norms and biases excluded)."""
     clip_norm: Positive = 1.0
     """Longest gradient; longer ones are scaled down."""
     patience: Annotated[int, Range(at_least=0)] = 3
@@ -124,7 +124,7 @@ class FitSettings:
     model: str = ""
     """Hub id, folder, .gguf file or starter:NAME."""
     task: Task = "auto"
-    """What to learn; auto goes by the shape of the rows."""
+    """What to learn; auto goes by the shape of the rows and the kind of model."""
     method: dict[str, object] = field(default_factory=lambda: {"name": DEFAULT_METHOD})
     """The method's name under `name`, beside its own settings."""
     data: DataSettings = field(default_factory=DataSettings)
@@ -166,9 +166,8 @@ def check_value(value: object, hint: object, label: str, *, from_text: bool = Fa
         hint = next(option for option in get_args(hint) if option is not type(None))
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     kind = get_args(hint)[0] if marks else hint
-    duration = Duration() in marks
     if kind in (int, float):
-        number = _number(value, kind is int, label, from_text, duration)
+        number = _number(value, kind is int, label, from_text, Duration() in marks)
         for limits in (mark for mark in marks if isinstance(mark, Range)):
             if number not in limits:
                 raise SettingsError(f"{label} must be {limits}, found {value!r}.")
@@ -177,7 +176,7 @@ def check_value(value: object, hint: object, label: str, *, from_text: bool = Fa
 
 
 def _number(value: object, whole: bool, label: str, from_text: bool, duration: bool) -> float:
-    """A finite number, an int if `whole`."""
+    """A finite number, an int if `whole`; whole ones fit into 64 bits."""
     if duration and isinstance(value, str):
         try:
             return quantity.parse_seconds(value)
@@ -187,6 +186,8 @@ def _number(value: object, whole: bool, label: str, from_text: bool, duration: b
     if from_text and isinstance(value, str):
         with contextlib.suppress(ValueError):
             found = int(value) if whole else float(value)
+    if isinstance(found, int) and abs(found) >= TOO_LARGE:
+        raise SettingsError(f"{label}: {value!r} is too large a number.")
     if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)) or not math.isfinite(found):
         raise SettingsError(f"{label} must be a {'whole number' if whole else 'number'}, found {value!r}.")
     return found if whole else float(found)
@@ -278,7 +279,7 @@ def load_toml(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"The settings file {path} cannot be read: {reason}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise SettingsError(f"{path} is not valid TOML: {error}.") from None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import pytest
 
 from tunesmith import errors, registry
 from tunesmith.command import Command
-from tunesmith.commands import _main
+from tunesmith.commands import _main, _output
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "help"])
@@ -120,6 +121,12 @@ def test_control_characters_do_not_reach_the_terminal(tunesmith_run):
 
 def test_square_brackets_are_not_markup(tunesmith_run):
     assert "[red]x[/red]" in tunesmith_run("show", "[red]x[/red]").err
+
+
+def test_bytes_that_are_no_text_are_read_as_question_marks(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    _output.accept_every_character()
+    assert input() == "caf\N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,12 +110,14 @@ def test_evaluate(tunesmith_run, engine, saved_run):
         split="new.csv",
         metrics={"accuracy": Measure(value=0.8, low=0.7, high=0.9, count=1200)},
     )
-    engine("evaluate", evaluate=lambda folder, data, watch: [stage] if data == ("new.csv", "b.csv") else [])
+    found = SimpleNamespace(stages=[stage], description=["read 1,200 rows"], warnings=["many are cut"])
+    engine("evaluate", evaluate=lambda folder, data, watch: found if data == ("new.csv", "b.csv") else None)
     outcome = tunesmith_run("evaluate", "first", "new.csv", "b.csv")
     assert outcome.code == 0
     assert " ".join(outcome.out.split()).endswith("best checkpoint new.csv, 1,200 rows accuracy 80.0 % 70.0 to 90.0 %")
     content = json.loads(tunesmith_run("evaluate", "first", "new.csv", "b.csv", "--json").out)
     assert content["stages"][0]["metrics"]["accuracy"]["low"] == 0.7
+    assert (content["description"], content["warnings"]) == (["read 1,200 rows"], ["many are cut"])
 
 
 def test_merge(tunesmith_run, engine, saved_run):

@@ -20,6 +20,7 @@ from tunesmith.data.table import TokenTable
 from tunesmith.settings import DataSettings
 
 TEXTS = sentences(120, seed=5, words=8)
+KINDS = {"encoder": "encoder", "seq2seq": "encoder-decoder"}
 FROM_CACHE = ["took the prepared rows from the cache (--cache off makes them anew)"]
 
 
@@ -47,7 +48,7 @@ def run(
     tokenizer = tiny_tokenizer.build(kind)  # type: ignore[arg-type]
     settings = DataSettings(data=(path,), **more)
     return prepare.prepare(
-        settings, tokenizer, task=task, model_max_length=length, is_encoder=kind == "encoder", known_labels=known
+        settings, tokenizer, task=task, model_max_length=length, kind=KINDS.get(kind, "decoder"), known_labels=known
     )
 
 

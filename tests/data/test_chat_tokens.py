@@ -174,7 +174,7 @@ def test_answers_that_are_cut_are_counted():
     long = (SINGLE[0], Message("assistant", "x" * 100))
     prompt_length = len(prepare(FAMILIES["llama3"], SINGLE)[0].table.row(0)[0]) - len("A thin tin.")
     result, decoded = prepare(FAMILIES["llama3"], SINGLE, long, max_length=prompt_length + 20)
-    assert (result.num_cut, result.num_cut_answers) == (1, 1)
+    assert result.num_cut_answers == 1
     assert set(decoded[1][0]) == {"x"}
     assert result.table.lengths.max() == prompt_length + 20
 

@@ -135,6 +135,6 @@ def test_a_path_is_not_looked_for_on_the_hub(name: str, tmp_path, monkeypatch: p
 
 def test_from_the_hub_to_tokens(serve: Serve, tiny_tokenizer):
     serve({"train": LABELLED})
-    data = prepare(DataSettings(data=("a/b",)), tiny_tokenizer("encoder"), task="auto", model_max_length=64, is_encoder=True)
+    data = prepare(DataSettings(data=("a/b",)), tiny_tokenizer("encoder"), task="auto", model_max_length=64, kind="encoder")
     assert (data.task, data.labels, data.name) == ("classification", ("bad", "good"), "a/b")
     assert len(data.train) + len(data.validation) + len(data.test) == 40

@@ -87,5 +87,5 @@ def test_parts_are_the_rows_of_the_whole(monkeypatch, processes):
         assert np.array_equal(table.token_labels, expected.token_labels)
         assert table.offsets.tolist() == expected.offsets.tolist()
     assert list(lost.refused) == [9]
-    for name in ("refused", "notes", "num_cut", "num_cut_answers", "wanted_length", "template"):
+    for name in ("refused", "notes", "num_cut_texts", "num_cut_answers", "wanted_length", "template"):
         assert getattr(lost, name) == getattr(whole, name), name

@@ -30,9 +30,9 @@ def write(path: Path, rows: list[dict[str, object]]) -> str:
 
 
 def run(*paths: str, kind: str = "chat", task: str = "auto", known_labels: tuple[str, ...] = (), **settings) -> PreparedData:
-    tokenizer, reads_only = tiny_tokenizer.build(kind), kind == "encoder"  # type: ignore[arg-type]
-    data = DataSettings(data=paths, **settings)
-    return prepare(data, tokenizer, task=task, model_max_length=512, is_encoder=reads_only, known_labels=known_labels)
+    built_for = {"encoder": "encoder", "seq2seq": "encoder-decoder"}.get(kind, "decoder")
+    tokenizer, data = tiny_tokenizer.build(kind), DataSettings(data=paths, **settings)  # type: ignore[arg-type]
+    return prepare(data, tokenizer, task=task, model_max_length=512, kind=built_for, known_labels=known_labels)
 
 
 def instructions(count: int) -> list[dict[str, object]]:
@@ -132,6 +132,20 @@ def test_cut_answers_are_warned_of(tmp_path):
     assert int(data.warnings[0].split()[-1]) > 600
 
 
+def test_cut_sources_are_warned_of_beside_a_few_cut_targets(tmp_path):
+    rows = [{"source": text, "target": text} for text in TEXTS[:100]]
+    for row in rows[:50]:
+        row["source"] = str(row["source"]) * 20
+    rows[0]["target"] = "y" * 600
+    data = run(write(tmp_path / "a.jsonl", rows), kind="seq2seq")
+    assert data.warnings == ["50 of 100 texts of a.jsonl (50 %) are cut off at 512 tokens"]
+    for i in range(10):
+        rows[i]["target"] = "y" * 600
+    answers, texts = run(write(tmp_path / "b.jsonl", rows), kind="seq2seq").warnings
+    assert answers.startswith("10 of 100 answers of b.jsonl (10 %) are cut off at 512 tokens; 99 % fit in --max-length 6")
+    assert texts.startswith("50 of 100 texts of b.jsonl")
+
+
 def test_many_skipped_are_warned_of(tmp_path):
     rows = instructions(100)
     for i in range(10):
@@ -139,21 +153,44 @@ def test_many_skipped_are_warned_of(tmp_path):
     assert run(write(tmp_path / "a.jsonl", rows)).warnings == ["10 of 100 rows of a.jsonl (10 %) cannot be used"]
 
 
-def test_source_and_target(tmp_path):
+@pytest.mark.parametrize("task", ["auto", "seq2seq"])
+def test_source_and_target(tmp_path, task):
     rows = [{"source": text, "target": text.upper()} for text in TEXTS[:50]]
-    data = run(write(tmp_path / "a.jsonl", rows), kind="seq2seq", task="seq2seq")
+    data = run(write(tmp_path / "a.jsonl", rows), kind="seq2seq", task=task)
     assert data.task == "seq2seq"
     assert data.train.tokens.target_ids is not None
+    assert data.description[0] == "read 50 rows as source/target; learning to write `target` from `source`"
+
+
+def test_what_asks_is_a_source_only_where_the_model_wants_one(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": text, "context": "c", "answer": text[::-1]} for text in TEXTS[:50]])
+    assert run(path).task == "chat"
+    assert run(path, kind="seq2seq", eval=path).task == "seq2seq"
+    assert run(path, kind="seq2seq").description[0].endswith("learning to write `answer` from `question` and `context`")
+    assert run(write(tmp_path / "b.jsonl", reviews(50)), kind="seq2seq").task == "classification"
+
+
+def test_classes_that_the_model_knows_keep_their_order(tmp_path):
+    path = write(tmp_path / "a.jsonl", reviews(50))
+    for known in (("good", "bad"), ("good", "so-so", "bad")):
+        data = run(path, kind="encoder", known_labels=known)
+        assert data.labels == known
+        assert [known[label] for label in data.train.tokens.labels] == [row.label for row in data.train.examples]
+    other = run(path, kind="encoder", known_labels=("good", "poor"))
+    assert other.labels == ("bad", "good")
+    assert other.description[0] == "the model's own classes (good, poor) are not those of the rows, so it gets a new head"
 
 
 def test_evaluation_of_other_files(tmp_path):
     path = write(tmp_path / "b.jsonl", [*reviews(20), {"text": "", "label": "good"}])
     tokenizer = tiny_tokenizer.build("encoder")
-    part = prepare_for_evaluation(
+    found = prepare_for_evaluation(
         [path], tokenizer, like=DataSettings(max_rows=3), task="classification", labels=("bad", "good"), max_length=64
     )
-    assert len(part) == 20
-    assert part.tokens.labels.tolist() == [0, 1] * 10
+    assert len(found.part) == 20
+    assert found.part.tokens.labels.tolist() == [0, 1] * 10
+    assert found.description == ["read 21 rows as text+label; 1 row skipped: row 21 empty text"]
+    assert found.warnings == ["3 of 20 texts of b.jsonl (15 %) are cut off at 64 tokens"]
     with pytest.raises(
         DataError, match=r"label 'good' in rows 2, 4, 6 \.\.\., which the model does not know\. Did you mean 'Good'\?"
     ):
@@ -177,7 +214,11 @@ REFUSED = {
     "everything held out": (instructions(20), {"validation_share": 0.6, "test_share": 0.5}, ["hold out 110 %"]),
     "unknown column": (instructions(20), {"answer_column": "outptu"}, ["no column 'outptu'", "Did you mean 'output'"]),
     "unknown shape": (instructions(20), {"shape": "mesages"}, ["Did you mean 'messages'"]),
-    "unknown label": (reviews(20), {"known_labels": ("god", "bad")}, ["'good' in rows 2, 4, 6", "Did you mean 'god'"]),
+    "talk for a model that writes targets": (
+        [{"messages": [{"role": role, "content": "x"} for role in ("user", "assistant")]}] * 9,
+        {"kind": "seq2seq"},
+        ["messages, for the task chat", "writes a target to a source", "--prompt-column and --answer-column"],
+    ),
     "a model that only reads": (instructions(20), {"kind": "encoder"}, ["reads text and cannot write", "--label-column"]),
 }
 

@@ -83,11 +83,33 @@ def test_text_folder_is_one_document_per_file(tmp_path):
     write(tmp_path / "b.txt", "two\r\nlines")
     (tmp_path / "deep").mkdir()
     write(tmp_path / "deep" / "a.txt", b"\xef\xbb\xbfone")
-    write(tmp_path / "README.txt", "about")
     write(tmp_path / ".hidden.txt", "no")
     raw = read([str(tmp_path)])
     assert raw.values["text"] == ["two\nlines", "one"]
     assert raw.say_rows([2]) == "row 1 of a.txt"
+    assert raw.notes == []
+
+
+def test_what_is_about_the_data_is_left_out_and_named(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in ("README.txt", "License.TXT", "deep/notice.txt.gz", "notice-of-appeal-17.txt", "Citation practice.txt"):
+        (texts / name).parent.mkdir(exist_ok=True)
+        content = f"words of {name}"
+        write(texts / name, gzip.compress(content.encode()) if name.endswith(".gz") else content)
+    raw = read([str(texts)])
+    assert raw.values["text"] == ["words of Citation practice.txt", "words of notice-of-appeal-17.txt"]
+    assert raw.notes == ["left out 3 files about the data: License.TXT, README.txt, notice.txt.gz"]
+    assert read([str(texts / "README.txt")]).values["text"] == ["words of README.txt"]
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path):
+    """Where editors and notebooks keep old copies, and tools their settings."""
+    for name in (".ipynb_checkpoints/one-checkpoint.txt", "deep/.cache/two.json", "one.txt", "deep/two.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, name)
+    assert read([str(tmp_path)]).values["text"] == ["deep/two.txt", "one.txt"]
+    assert read([str(tmp_path / ".ipynb_checkpoints")]).values["text"] == [".ipynb_checkpoints/one-checkpoint.txt"]
 
 
 def test_an_empty_text_of_several_is_left_out_and_named(tmp_path):

@@ -17,7 +17,7 @@ def test_classification_is_what_the_tokenizer_does():
     assert [result.table.row(i)[0].tolist() for i in range(3)] == tokenizer(TEXTS).input_ids
     assert result.table.labels.tolist() == [1, 0, 1]
     assert result.table.token_types is None
-    assert (result.num_cut, result.table.num_labelled) == (0, 3)
+    assert (result.num_cut_texts, result.table.num_labelled) == (0, 3)
 
 
 def test_pairs_are_what_the_tokenizer_does():
@@ -28,7 +28,7 @@ def test_pairs_are_what_the_tokenizer_does():
     assert [result.table.row(i)[0].tolist() for i in range(3)] == expected.input_ids
     assert result.table.token_types is not None
     assert result.table.token_types.tolist() == [kind for row in expected.token_type_ids for kind in row]
-    assert result.num_cut == 1
+    assert result.num_cut_texts == 1
 
 
 def test_texts_and_pairs_together():
@@ -85,7 +85,7 @@ def test_pairs_of_source_and_target():
     assert source.tolist() == tokenizer("abc").input_ids
     assert tokenizer.decode(target) == "d<|im_end|>"
     assert result.table.lengths.tolist() == [4, 16]
-    assert (result.num_cut, result.num_cut_answers, result.wanted_length) == (1, 1, 31)
+    assert (result.num_cut_texts, result.num_cut_answers, result.wanted_length) == (1, 1, 31)
 
 
 @pytest.mark.parametrize("task", ["classification", "text", "seq2seq", "chat"])

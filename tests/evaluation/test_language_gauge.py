@@ -9,7 +9,7 @@ import torch
 
 from tiny_models import build
 from tunesmith.errors import RunError
-from tunesmith.evaluation.language_gauge import NUM_KEPT, LanguageGauge
+from tunesmith.evaluation.language_gauge import LITTLE_RATIO, NUM_KEPT, LanguageGauge
 from tunesmith.evaluation.retention import load_record, save_record
 
 VOCABULARY = 200
@@ -104,6 +104,22 @@ def test_the_level_follows_the_rise_of_perplexity(rows, target_loss, level):
     assert found.measures["general_perplexity_ratio"].value == pytest.approx(math.exp(target_loss), rel=0.05)
     assert found.level == level
     assert found.sentence.startswith(level)
+
+
+def test_it_is_unsure_where_no_difference_is_found(rows):
+    """A rise that may be chance is no forgetting, and no remembering either."""
+    gauge, levels = LanguageGauge(rows), set()
+    record = gauge.before(_bigram(_table()))
+    for seed in range(1, 40):
+        found = gauge.after(_bigram(_table() + 0.3 * _table(seed=seed)), record)
+        rise = found.measures["general_perplexity_ratio"]
+        is_chance = rise.low <= 1 <= rise.high
+        assert (found.level == "unsure") == (is_chance and rise.value >= LITTLE_RATIO)
+        assert ("no difference found" in found.sentence) == is_chance
+        assert found.sentence.startswith(found.level)
+        assert not ("forgot" in found.sentence and is_chance)
+        levels.add(found.level)
+    assert levels >= {"remembers", "unsure"}
 
 
 def test_a_model_that_ended_in_nan_remembers_nothing(rows):

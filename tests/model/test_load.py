@@ -26,7 +26,7 @@ Make = Callable[..., Path]
 def test_a_folder(model_folder: Make):
     folder = model_folder()
     source = load.find(str(folder))
-    assert (source.name, source.folder, source.is_encoder) == (str(folder), folder, False)
+    assert (source.name, source.folder, source.kind, source.classes) == (str(folder), folder, "decoder", ())
     model = load.load(source, "chat")
     expected = tiny_models.build("llama").state_dict()
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in expected.items()}
@@ -59,7 +59,7 @@ def test_labels_are_kept_in_the_configuration(model_folder: Make, name: str, tmp
 
 def test_an_encoder_is_refused_for_chat(model_folder: Make):
     source = load.find(str(model_folder("bert", "classification")))
-    assert source.is_encoder
+    assert source.kind == "encoder"
     for task in ("chat", "text"):
         with pytest.raises(ModelError, match=rf"is an encoder \(bert\).*{task!r}.*--task classification"):
             load.load(source, task)
@@ -98,6 +98,45 @@ def test_a_missing_body_weight_is_noticed_beside_a_new_head(model_folder: Make):
     _without(folder, "layer.1.output.dense")
     with pytest.raises(ModelError, match=r"lacks weights .*layer\.1\.output\.dense"):
         load.load(load.find(str(folder)), "classification", labels=("a", "b"))
+
+
+def _classifier(make: Make, *classes: str) -> Path:
+    """A model whose head tells these classes apart."""
+    folder = make("bert", "classification", num_labels=len(classes))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("base_bits", [16, 8])
+def test_a_head_for_the_same_classes_is_kept_and_another_drawn_anew(model_folder: Make, base_bits: int):
+    source = load.find(str(_classifier(model_folder, "positive", "negative")))
+    assert source.classes == ("positive", "negative")
+    stored = load_file(source.folder / "model.safetensors")["classifier.weight"]
+
+    def head(*labels: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = load.load(source, "classification", labels=labels, base_bits=base_bits)
+        return model.get_parameter("classifier.weight").detach()
+
+    assert torch.equal(head("positive", "negative"), stored)
+    assert torch.equal(head(), stored)
+    for others in (("negative", "positive"), ("bad", "good")):
+        drawn = head(*others)
+        assert drawn.shape == stored.shape
+        assert not torch.isclose(drawn, stored).any()
+        assert torch.equal(drawn, head(*others))
+        assert 0.7 < drawn.std() / source.config.initializer_range < 1.3, "drawn as transformers draws a new head"
+
+
+def test_a_head_that_should_be_there_is_not_made_up(model_folder: Make):
+    folder = _classifier(model_folder, "positive", "negative")
+    _without(folder, "classifier")
+    for labels in ((), ("positive", "negative")):
+        with pytest.raises(ModelError, match=r"lacks weights .*classifier"):
+            load.load(load.find(str(folder)), "classification", labels=labels)
+    assert load.load(load.find(str(folder)), "classification", labels=("a", "b"))
 
 
 def test_weights_of_another_shape_are_refused(model_folder: Make):

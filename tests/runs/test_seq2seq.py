@@ -9,6 +9,7 @@ import json
 import pytest
 
 import run_data
+import tiny_tokenizer
 from tunesmith import registry
 from tunesmith.commands import main
 
@@ -105,12 +106,28 @@ def test_what_was_learnt_shows(bench, tmp_path, no_figures):
 
 
 def test_how_many_rows_are_written_is_said(bench, tmp_path, capsys):
-    data = [str(bench.translations), "--eval", str(bench.more_translations), "--task", "seq2seq"]
+    data = [str(bench.translations), "--eval", str(bench.more_translations)]
     words = [*data, "--model", str(bench.bart), "--steps", "1", "--precision", "float32", "--out", str(tmp_path / "run")]
     assert main(["fit", *words]) == 0
     said = capsys.readouterr()
     assert said.err.count("writing answers to 12 of 12 held-out rows, of at most 12 tokens") == 2
+    assert "learning to write `target` from `source`" in said.err
     assert "ROUGE-L" in said.out
+
+
+def test_answers_may_be_as_long_as_their_targets(bench, tmp_path, no_figures, caplog):
+    """A limit below them would make an exact match impossible, and ROUGE-L small, whatever the model has learnt."""
+    import tunesmith as ts
+
+    rows = [{"source": f"{word} stone", "target": f"{word} " * 40} for word in run_data.WORDS]
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with caplog.at_level("INFO", "tunesmith"):
+        ts.fit(path, model=bench.t5, eval=path, out=tmp_path / "run", steps=1, precision="float32")
+    (limit,) = {int(text.split()[-2]) for text in caplog.messages if "held-out rows, of at most" in text}
+    longest = max(len(tiny_tokenizer.build("seq2seq")(row["target"])["input_ids"]) for row in rows)
+    assert longest > 128
+    assert limit == longest + 64
 
 
 def test_a_source_as_long_as_the_model_is_answered(bench, tmp_path, no_figures):

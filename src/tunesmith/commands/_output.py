@@ -70,10 +70,10 @@ def fail(message: str, exit_code: int, words: Sequence[str]) -> None:
 
 
 def accept_every_character() -> None:
-    """Let a character that the terminal's encoding lacks become a question mark instead of an error."""
-    for output in (sys.stdout, sys.stderr):
-        if isinstance(output, io.TextIOWrapper):
-            output.reconfigure(errors="replace")
+    """Let a question mark stand for a character that the terminal's encoding lacks, and for bytes that are none."""
+    for terminal in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(terminal, io.TextIOWrapper):
+            terminal.reconfigure(errors="replace")
 
 
 def close_stdout() -> None:

@@ -25,7 +25,7 @@ class Evaluate(Command):
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, or its name in ./runs."""
     data: Annotated[Texts, tyro.conf.Positional, tyro.conf.arg(metavar="DATA...", help_behavior_hint="(required)")] = ()
-    """Files or folders with rows of the same shape as the run was trained on."""
+    """Rows of the same shape as the run was trained on: files, folders, hub id or starter:NAME."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the result as one JSON object on stdout."""
     quiet: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -38,11 +38,11 @@ class Evaluate(Command):
         from tunesmith.runs import evaluate
 
         with View(quiet=self.quiet) as view:
-            stages = evaluate.evaluate(folder, self.data, view)
+            found = evaluate.evaluate(folder, self.data, view)
         if self.json:
-            _output.emit_json(
-                {"run": str(folder), "data": self.data, "stages": [dataclasses.asdict(stage) for stage in stages]}
-            )
+            stages = [dataclasses.asdict(stage) for stage in found.stages]
+            how = {"description": found.description, "warnings": found.warnings}
+            _output.emit_json({"run": str(folder), "data": self.data, **how, "stages": stages})
         else:
-            _output.show(_result.stages_table(stages))
+            _output.show(_result.stages_table(found.stages))
         return 0

@@ -135,9 +135,9 @@ def _make_room(folder: Path, needed_bytes: int) -> None:
 
 def _facts_of_files(paths: tuple[str, ...]) -> dict[str, object]:
     """The names and bytes of the data files."""
-    files = find_files(paths)
-    kinds = [kind_of(file) for file in files]
-    return {"names": short_names(files), "kinds": kinds, "name": name_of(paths), "sha256": fingerprint(files)}
+    files, about = find_files(paths)
+    names = {"names": short_names(files), "about": short_names(about), "name": name_of(paths)}
+    return {**names, "kinds": [kind_of(file) for file in files], "sha256": fingerprint(files)}
 
 
 def _facts_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:

@@ -99,7 +99,7 @@ class _ChatTokeniser:
                 else:
                     refused[index] = f"the prompt alone fills the {self.max_length:,} tokens of a row"
         return Tokenised(
-            table=rows.build(), kept=np.array(kept, dtype=np.int64), num_cut=rows.num_cut, num_cut_answers=rows.num_cut_answers,
+            table=rows.build(), kept=np.array(kept, dtype=np.int64), num_cut_answers=rows.num_cut_answers,
             lengths=np.array(rows.lengths, dtype=np.int64), refused=refused, counts=self._counts(chats), template=self.source,
         )  # fmt: skip
 
@@ -127,7 +127,6 @@ class _Rows:
         self._columns = TokenColumns(tokens)
         self._borders = array("q")
         self.lengths = array("q")
-        self.num_cut = 0
         self.num_cut_answers = 0
 
     def add(self, ids: list[int], places: Places) -> bool:
@@ -136,9 +135,7 @@ class _Rows:
         self.lengths.append(len(ids))
         # The first token of a row is never predicted.
         inside = [(max(1, start), min(end, most)) for start, end in places if max(1, start) < min(end, most)]
-        if len(ids) > most:
-            self.num_cut += 1
-            self.num_cut_answers += any(end > most for _, end in places)
+        self.num_cut_answers += any(end > most for _, end in places)
         if not inside:
             return False
         before = self._columns.num_tokens

@@ -14,18 +14,17 @@ from tunesmith.data.raw import RawTable, Skipped
 if TYPE_CHECKING:
     from tunesmith.data.convert import Converted
     from tunesmith.data.prepared import Part
-    from tunesmith.data.recognise import Shape
     from tunesmith.data.split import Splits
     from tunesmith.data.tokenise import Losses
 
 REASONS_SHOWN = 3
 
 
-def reading(table: RawTable, shape: Shape, left_out: Sequence[Skipped]) -> list[str]:
-    """How the rows were read, what is learnt, and which were skipped."""
+def reading(table: RawTable, what: str, left_out: Sequence[Skipped]) -> list[str]:
+    """How the rows were read, `what` they were read as, and which were skipped."""
     count = len(table) + len(table.broken)
     files = f" from {len(table.files):,} files" if len(table.files) > 1 else ""
-    sentence = f"read {count:,} rows{files} as {shape.name}; {shape.say()}"
+    sentence = f"read {count:,} rows{files} as {what}"
     if left_out:
         rows = "1 row" if len(left_out) == 1 else f"{len(left_out):,} rows"
         sentence += f"; {rows} skipped: {skipped(left_out, table)}"
@@ -46,7 +45,7 @@ def skipped(left_out: Sequence[Skipped], table: RawTable) -> str:
 
 def parts(split: Sequence[Part], splits: Splits, labels: Sequence[str]) -> list[str]:
     """How many rows train, choose the best checkpoint and test, and how the classes are spread."""
-    train, validation, test = (_count(part) for part in split)
+    train, validation, test = (part.num_origins for part in split)
     near = f"; {splits.num_near:,} near-identical rows stay together" if splits.num_near and not splits.group_was_cut else ""
     sentences = [f"{train:,} to train on, {validation:,} to choose the best checkpoint, {test:,} to test{near}"]
     if labels:
@@ -74,19 +73,16 @@ def losses(result: Losses, converted: Converted, max_length: int, name: str) -> 
     warnings = []
     count = max(1, len(converted.examples))
     total = count + len(converted.skipped)
-    cut = result.num_cut_answers or result.num_cut
-    if cut > WARN_CUT_SHARE * count:
-        what = "answers" if result.num_cut_answers else "texts"
-        fits = f"; 99 % fit in --max-length {result.wanted_length}" if result.wanted_length > max_length else ""
-        warnings.append(
-            f"{cut:,} of {count:,} {what} of {name} ({100 * cut / count:.0f} %) are cut off at {max_length:,} tokens{fits}"
-        )
+    for what, cut, wanted in (
+        ("answers", result.num_cut_answers, result.wanted_length),
+        ("texts", result.num_cut_texts, 0),
+    ):
+        if cut > WARN_CUT_SHARE * count:
+            fits = f"; 99 % fit in --max-length {wanted}" if wanted > max_length else ""
+            warnings.append(
+                f"{cut:,} of {count:,} {what} of {name} ({100 * cut / count:.0f} %) are cut off at {max_length:,} tokens{fits}"
+            )
     lost = len(converted.skipped) + len(result.refused)
     if lost > WARN_SKIPPED_SHARE * total:
         warnings.append(f"{lost:,} of {total:,} rows of {name} ({100 * lost / total:.0f} %) cannot be used")
     return warnings
-
-
-def _count(part: Part) -> int:
-    """Rows of the data in a part; windows of one text count once."""
-    return len(np.unique(part.origins))

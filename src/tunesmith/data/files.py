@@ -11,8 +11,9 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from tunesmith.errors import DataError
 
@@ -51,14 +52,23 @@ _SIGNATURES = {
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HELD_OUT = re.compile(r"(^|[-_.])(test|valid|validation|dev|eval|heldout)([-_.\d]|$)", re.IGNORECASE)
 _TRAIN = re.compile(r"(^|[-_.])train(ing)?([-_.\d]|$)", re.IGNORECASE)
-_ABOUT = re.compile(r"(readme|license|licence|notice|changelog|copying|citation)", re.IGNORECASE)
+_ABOUT = ("readme", "license", "licence", "notice", "changelog", "copying", "citation")
 
 
 class EmptyFile(DataError):
     """A data file has no byte in it."""
 
 
-def find_files(paths: Sequence[str]) -> list[Path]:
+class Found(NamedTuple):
+    """What paths name."""
+
+    data: list[Path]
+    """Files of one type."""
+    about: list[Path]
+    """Files of a folder that are about the data by their names (README, LICENSE and the like), and left out."""
+
+
+def find_files(paths: Sequence[str]) -> Found:
     """The data files that `paths` name, folders searched; all of one type.
 
     Raises:
@@ -66,11 +76,12 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     """
     if not paths:
         raise DataError(f"No data were given. Name a file or folder ({READS}).")
-    found = [file for path in paths for file in _expand(_home_expanded(path), path)]
-    kinds = sorted({kind_of(file) for file in found})
+    files, about = zip(*(_expand(_home_expanded(path), path) for path in paths), strict=True)
+    found = Found(*(list(dict.fromkeys(chain.from_iterable(parts))) for parts in (files, about)))
+    kinds = sorted({kind_of(file) for file in found.data})
     if len(kinds) > 1:
         raise DataError(f"The data are of several types: {', '.join('.' + kind for kind in kinds)}. Name files of one type.")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _home_expanded(path: str) -> Path:
@@ -84,13 +95,17 @@ def kind_of(file: Path) -> str:
     Raises:
         DataError: If the name has another ending.
     """
-    name = file.name.lower().removesuffix(".gz")
-    suffix = Path(name).suffix
+    suffix = _unpacked_name(file).suffix
     if suffix in KINDS:
         return KINDS[suffix]
     near = difflib.get_close_matches(suffix, KINDS, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise DataError(f"{file} has the ending {suffix or '(none)'!r}, which is no known type of data.{hint} Known: {READS}.")
+
+
+def _unpacked_name(file: Path) -> Path:
+    """The file's name in small letters, without the ending of what is gzipped."""
+    return Path(file.name.lower().removesuffix(".gz"))
 
 
 def open_file(file: Path) -> BinaryIO:
@@ -152,8 +167,8 @@ def fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _expand(path: Path, asked: str) -> list[Path]:
-    """The file itself, or the data files in the folder."""
+def _expand(path: Path, asked: str) -> Found:
+    """The file itself, or the files in the folder."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -163,17 +178,21 @@ def _expand(path: Path, asked: str) -> list[Path]:
         raise DataError(f"{asked!r} cannot be read: {reason}.") from None
     if stat.S_ISREG(mode):
         kind_of(path)
-        return [path]
+        return Found([path], [])
     if not stat.S_ISDIR(mode):
         raise DataError(f"{asked} is neither a file nor a folder (a pipe or a device?). Save the data to a file first.")
     return _in_folder(path, asked)
 
 
-def _in_folder(folder: Path, asked: str) -> list[Path]:
-    """Data files of a folder and its folders, in order of their names."""
-    inside = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names if not name.startswith(".")]
-    known = sorted(file for file in inside if Path(file.name.lower().removesuffix(".gz")).suffix in KINDS and file.is_file())
-    files = [file for file in known if not _ABOUT.match(file.name)]
+def _in_folder(folder: Path, asked: str) -> Found:
+    """Files of a folder and its folders, in order of their names; what is hidden is not looked at."""
+    inside: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside += [Path(parent) / name for name in names if not name.startswith(".")]
+    known = sorted(file for file in inside if _unpacked_name(file).suffix in KINDS and file.is_file())
+    about = [file for file in known if _unpacked_name(file).stem in _ABOUT]
+    files = [file for file in known if file not in about]
     if not files:
         raise DataError(f"The folder {asked} holds no data files ({len(inside):,} others). Data files end in {READS}.")
     held_out = [file for file in files if _HELD_OUT.search(file.stem)]
@@ -183,7 +202,7 @@ def _in_folder(folder: Path, asked: str) -> list[Path]:
             f"The folder {asked} holds {train[0].name} and {held_out[0].name}; training on both would spoil the held-out rows. "
             f"Give them apart: {train[0]} --eval {held_out[0]}"
         )
-    return files
+    return Found(files, about)
 
 
 def _missing(path: Path, asked: str) -> DataError:

@@ -37,6 +37,15 @@ def class_names(examples: ExampleColumns, column: str) -> tuple[str, ...]:
     return tuple(sorted(counts, key=int) if are_numbers else sorted(counts))
 
 
+def in_known_order(names: tuple[str, ...], known: tuple[str, ...], table: RawTable) -> tuple[str, ...]:
+    """The classes that a model knows, in the order of their ids there, if it knows all of `names`; else these."""
+    if set(names) <= set(known):
+        return known
+    if known:
+        table.notes.append(f"the model's own classes ({_list(known)}) are not those of the rows, so it gets a new head")
+    return names
+
+
 def check_labels(converted: Converted, labels: Sequence[str], table: RawTable) -> None:
     """Compare the rows' labels with those known.
 

@@ -16,8 +16,8 @@ from tunesmith.data import describe
 from tunesmith.data.cache import PreparedCache
 from tunesmith.data.columns import ChosenExamples
 from tunesmith.data.examples import Example, Task
-from tunesmith.data.labels import check_labels, class_names
-from tunesmith.data.prepared import Part, PreparedData
+from tunesmith.data.labels import check_labels, class_names, in_known_order
+from tunesmith.data.prepared import OtherRows, Part, PreparedData
 from tunesmith.data.raw import Skipped
 from tunesmith.data.recognise import Shape
 from tunesmith.data.source import Source, load
@@ -29,6 +29,7 @@ from tunesmith.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tunesmith.model.source import Kind
     from tunesmith.settings import DataSettings
 
 DEFAULT_LENGTHS: dict[Task, int] = {"chat": 2048, "classification": 512, "text": 1024, "seq2seq": 512}
@@ -43,7 +44,7 @@ def prepare(
     *,
     task: str,
     model_max_length: int,
-    is_encoder: bool,
+    kind: Kind,
     known_labels: tuple[str, ...] = (),
 ) -> PreparedData:
     """The data as token rows, with rows held out.
@@ -53,8 +54,8 @@ def prepare(
         tokenizer: The model's.
         task: 'chat', 'classification', 'text', 'seq2seq', or 'auto' to go by the rows.
         model_max_length: Most tokens that the model takes.
-        is_encoder: Whether the model can only read, not write.
-        known_labels: The classes that the model already has, in the order of their ids.
+        kind: What the model is built for.
+        known_labels: The classes that the model tells apart already, in the order of their ids.
 
     Raises:
         DataError: If a file or its rows cannot be used.
@@ -65,7 +66,7 @@ def prepare(
     cache = PreparedCache.of(
         settings,
         tokenizer,
-        {"task": task, "model_max_length": model_max_length, "is_encoder": is_encoder, "known_labels": known_labels},
+        {"task": task, "model_max_length": model_max_length, "kind": kind, "known_labels": known_labels},
     )
     found = cache.load()
     if found is None:
@@ -74,7 +75,7 @@ def prepare(
             tokenizer,
             task=task,
             model_max_length=model_max_length,
-            is_encoder=is_encoder,
+            kind=kind,
             known_labels=known_labels,
         )
         cache.store(found)
@@ -88,18 +89,17 @@ def _prepare(
     *,
     task: str,
     model_max_length: int,
-    is_encoder: bool,
+    kind: Kind,
     known_labels: tuple[str, ...],
 ) -> PreparedData:
     """As `prepare`, from the files."""
-    source = load(settings.data, settings, task)
+    source = load(settings.data, settings, task, kind)
     shape = source.shape
-    _check_model(shape, is_encoder)
+    _check_model(shape, kind)
     held_out = load((settings.eval,), settings, shape.task) if settings.eval is not None else None
     labels: tuple[str, ...] = ()
     if shape.task == "classification":
-        labels = known_labels or class_names(source.converted.examples, shape.columns["label"])
-        check_labels(source.converted, labels, source.table)
+        labels = in_known_order(class_names(source.converted.examples, shape.columns["label"]), known_labels, source.table)
         if held_out is not None:
             check_labels(held_out.converted, labels, held_out.table)
     max_length = _max_length(settings.max_length, shape.task, model_max_length)
@@ -114,7 +114,7 @@ def prepare_for_evaluation(
     task: Task,
     labels: tuple[str, ...],
     max_length: int,
-) -> Part:
+) -> OtherRows:
     """All rows of other files as token rows, read the way a run read its own (`like` are the settings of that run).
 
     Raises:
@@ -128,7 +128,11 @@ def prepare_for_evaluation(
     if not len(part):
         reason = next(iter(tokenised.refused.values()), "all are empty")
         raise DataError(f"No row of {source.table.name} can be used: {reason}.")
-    return part
+    return OtherRows(
+        part=part,
+        description=[*describe.reading(source.table, source.shape.name, _skipped(tokenised, source)), *tokenised.notes],
+        warnings=describe.losses(tokenised, source.converted, max_length, source.table.name),
+    )
 
 
 @dataclass
@@ -159,7 +163,8 @@ class _Preparation:
         for result, which in results:
             self._check_cut(result, len(which.converted.examples), which.table.name)
         self._check_filled(parts, results[0][0])
-        read = [sentence for r, s in results for sentence in describe.reading(s.table, s.shape, _skipped(r, s))]
+        what = f"{self.shape.name}; {self.shape.say()}"
+        read = [sentence for r, s in results for sentence in describe.reading(s.table, what, _skipped(r, s))]
         tokens = describe.tokens(self.shape.task, parts, self.max_length, results[0][0].notes)
         return PreparedData(
             task=self.shape.task,
@@ -254,12 +259,18 @@ def _check_shares(settings: DataSettings) -> None:
         )
 
 
-def _check_model(shape: Shape, is_encoder: bool) -> None:
-    if is_encoder and shape.task != "classification":
-        raise DataError(
-            f"The rows are {shape.name}, for the task {shape.task}, but this model reads text and cannot write any. "
-            "Take a model that writes (a decoder), or name --text-column and --label-column for classification."
-        )
+def _check_model(shape: Shape, kind: Kind) -> None:
+    """Refuse rows that the model is not built for, before they are prepared."""
+    if kind == "encoder" and shape.task != "classification":
+        can = "reads text and cannot write any. Take a model that writes (a decoder)"
+    elif kind == "encoder-decoder" and shape.task in ("chat", "text"):
+        can = "writes a target to a source. Take a decoder, name --prompt-column and --answer-column"
+    else:
+        return
+    raise DataError(
+        f"The rows are {shape.name}, for the task {shape.task}, but this model {can}, or name --text-column and "
+        "--label-column for classification."
+    )
 
 
 def _max_length(asked: int | None, task: Task, model_max_length: int) -> int:

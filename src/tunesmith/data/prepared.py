@@ -26,6 +26,21 @@ class Part:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def num_origins(self) -> int:
+        """Rows of the data; windows of one text count once."""
+        return len(np.unique(self.origins))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherRows:
+    """Rows of other files, to measure a finished run on."""
+
+    part: Part
+    description: list[str]
+    """Sentences to be said aloud."""
+    warnings: list[str]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:

@@ -38,7 +38,7 @@ def read(paths: Sequence[str], *, max_rows: int | None = None) -> RawTable:
 
 def _read_files(paths: Sequence[str]) -> RawTable:
     """All rows of the files."""
-    files = find_files(paths)
+    files, about = find_files(paths)
     builder, empty = TableBuilder(), []
     for file, name in zip(files, short_names(files), strict=True):
         try:
@@ -50,18 +50,14 @@ def _read_files(paths: Sequence[str]) -> RawTable:
     if len(empty) == len(files):
         raise DataError(f"All {len(files):,} texts of {name_of(paths)} are empty.")
     table = builder.build()
-    if empty:
-        table.notes.append(_left_out(empty))
+    for names, what in ((empty, "empty {}"), (short_names(about), "{} about the data")):
+        if names:
+            shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+            table.notes.append(f"left out {len(names):,} {what.format('file' if len(names) == 1 else 'files')}: {shown}")
     table.kind = kind_of(files[0])
     table.fingerprint = fingerprint(files)
     table.name = name_of(paths)
     return table
-
-
-def _left_out(empty: Sequence[str]) -> str:
-    """Which texts are left out, the first few by name."""
-    names = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
-    return f"left out {len(empty):,} empty {'file' if len(empty) == 1 else 'files'}: {names}"
 
 
 def _read_file(file: Path, name: str, builder: TableBuilder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from tunesmith.data.examples import Task
 from tunesmith.data.raw import RawTable
@@ -108,6 +108,9 @@ class Shape:
             return f"learning `{c['label']}` from `{c['text']}`{pair}"
         if "messages" in c:
             return "training on the assistant's turns"
+        if self.task == "seq2seq":
+            context = f" and `{c['context']}`" if "context" in c else ""
+            return f"learning to write `{c['answer']}` from `{c['prompt']}`{context}"
         prompt = f" after `{c['prompt']}` and `{c['context']}`" if "context" in c and self.name == "prompt/completion" else ""
         return f"training on `{c.get('answer') or c['text']}`{prompt}"
 
@@ -133,6 +136,11 @@ def recognise(table: RawTable, task: str = "auto", columns: ColumnChoice | None 
     if guessed is None:
         raise _not_recognised(table, task, shape)
     return guessed
+
+
+def from_source_to_target(shape: Shape) -> Shape:
+    """The shape for a model that writes a target to a source: what asks is the source of what answers."""
+    return replace(shape, task="seq2seq") if shape.name in _FITTING["seq2seq"] else shape
 
 
 def _asked_shape(shape: str) -> str:
@@ -198,7 +206,7 @@ def _with_task(shape: Shape, task: str, table: RawTable) -> Shape:
             f"The rows of {table.name} are {shape.name}, which is for the task {shape.task}, not {task}. "
             f"The task {task} takes {', '.join(_FITTING[task])}: name the columns, or leave out --task."
         )
-    return Shape(name=shape.name, task=task, columns=shape.columns)  # type: ignore[arg-type]
+    return replace(shape, task=task)  # type: ignore[arg-type]
 
 
 def _guess_labelled(table: RawTable, chosen: dict[str, str]) -> Shape | None:

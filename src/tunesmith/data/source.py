@@ -11,10 +11,11 @@ from tunesmith.data import describe
 from tunesmith.data.convert import Converted, convert
 from tunesmith.data.raw import RawTable
 from tunesmith.data.read import read
-from tunesmith.data.recognise import ColumnChoice, Shape, recognise
+from tunesmith.data.recognise import ColumnChoice, Shape, from_source_to_target, recognise
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
+    from tunesmith.model.source import Kind
     from tunesmith.settings import DataSettings
 
 MOST_SKIPPED_SHARE = 0.50
@@ -31,8 +32,8 @@ class Source:
     converted: Converted
 
 
-def load(paths: Sequence[str], settings: DataSettings, task: str) -> Source:
-    """The rows of `paths`, read with the columns and the shape that the settings name.
+def load(paths: Sequence[str], settings: DataSettings, task: str, kind: Kind = "decoder") -> Source:
+    """The rows of `paths`, read with the columns and the shape that the settings name, for a model of the kind.
 
     Raises:
         DataError: If more than half of the rows cannot be used.
@@ -46,6 +47,8 @@ def load(paths: Sequence[str], settings: DataSettings, task: str) -> Source:
         label=settings.label_column,
     )
     shape = recognise(table, task, choice, settings.shape)
+    if task == "auto" and kind == "encoder-decoder":
+        shape = from_source_to_target(shape)
     converted = convert(table, shape)
     total = len(converted.examples) + len(converted.skipped)
     if len(converted.skipped) > MOST_SKIPPED_SHARE * total:

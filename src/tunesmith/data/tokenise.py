@@ -33,8 +33,8 @@ COUNT = "{count}"
 class Losses:
     """What was lost on the way to token rows, and what is worth knowing of it."""
 
-    num_cut: int = 0
-    """Examples that are longer than the maximum length."""
+    num_cut_texts: int = 0
+    """Texts to be read (to be classified, or a source) that the maximum length cut."""
     num_cut_answers: int = 0
     """Examples of which the maximum length cut off some of what carries loss."""
     lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -160,7 +160,7 @@ def _together(blocks: Sequence[Losses]) -> Losses:
         counts.update(block.counts)
     first = range(0, len(blocks) * ROWS_AT_ONCE, ROWS_AT_ONCE)
     return Losses(
-        num_cut=sum(block.num_cut for block in blocks),
+        num_cut_texts=sum(block.num_cut_texts for block in blocks),
         num_cut_answers=sum(block.num_cut_answers for block in blocks),
         lengths=np.concatenate([block.lengths for block in blocks]),
         refused={s + index: why for s, block in zip(first, blocks, strict=True) for index, why in block.refused.items()},
@@ -172,18 +172,18 @@ def _together(blocks: Sequence[Losses]) -> Losses:
 def _classification(examples: Sequence[Labelled], words: WordTokens, max_length: int, labels: Sequence[str]) -> Tokenised:
     """Texts or pairs between the model's own special tokens; the longer text of a pair is cut first."""
     tokens, ids = words.tokens, {name: index for index, name in enumerate(labels)}
-    columns, types, num_cut = TokenColumns(tokens), bytearray(), 0
+    columns, types, num_cut_texts = TokenColumns(tokens), bytearray(), 0
     paired = any(example.pair is not None for example in examples)
     if paired:
         inputs = [example.text if example.pair is None else (example.text, example.pair) for example in examples]
         for encoding in tokens.encode_cut(inputs, max_length):
             columns.add(encoding.ids)
             types.extend(encoding.type_ids)
-            num_cut += len(encoding) == max_length and bool(encoding.overflowing)
+            num_cut_texts += len(encoding) == max_length and bool(encoding.overflowing)
     else:
         for row, is_cut in encode_cut([example.text for example in examples], words, max_length):
             columns.add(row)
-            num_cut += is_cut
+            num_cut_texts += is_cut
     table = TokenTable(
         input_ids=columns.ids(),
         labels=np.fromiter((ids[e.label] for e in examples), dtype=np.int32, count=len(examples)),
@@ -191,7 +191,7 @@ def _classification(examples: Sequence[Labelled], words: WordTokens, max_length:
         token_types=np.frombuffer(bytes(types), dtype=np.int8) if tokens.wants_types and paired else None,
         labels_per_row=True,
     )
-    return Tokenised(table=table, kept=np.arange(len(examples)), num_cut=num_cut)
+    return Tokenised(table=table, kept=np.arange(len(examples)), num_cut_texts=num_cut_texts)
 
 
 def _texts(examples: Sequence[Text], words: WordTokens, max_length: int) -> Tokenised:
@@ -240,10 +240,10 @@ def _pairs(examples: Sequence[SourceTarget], words: WordTokens, max_length: int)
     eos_id = words.tokens.eos_id
     assert eos_id is not None
     sources, targets = TokenColumns(words.tokens), TokenColumns(words.tokens)
-    num_cut, num_cut_answers, lengths = 0, 0, []
+    num_cut_texts, num_cut_answers, lengths = 0, 0, []
     for row, is_cut in encode_cut([example.source for example in examples], words, max_length):
         sources.add(row)
-        num_cut += is_cut
+        num_cut_texts += is_cut
     for row in encode([example.target for example in examples], words):
         ids = [*row, eos_id]
         lengths.append(len(ids))
@@ -259,7 +259,7 @@ def _pairs(examples: Sequence[SourceTarget], words: WordTokens, max_length: int)
     return Tokenised(
         table=table,
         kept=np.arange(len(examples)),
-        num_cut=num_cut,
+        num_cut_texts=num_cut_texts,
         num_cut_answers=num_cut_answers,
         lengths=np.array(lengths, dtype=np.int64),
     )

@@ -136,10 +136,17 @@ def _rest(log_probabilities: Floats) -> Floats:
 
 
 def _level(perplexity_ratio: Measure) -> Level:
-    """How much was forgotten, by the rise of perplexity on general text."""
-    if not perplexity_ratio.value < MUCH_RATIO:
-        return "forgot much"
-    return "remembers" if perplexity_ratio.value < LITTLE_RATIO else "forgot a little"
+    """How much was forgotten, by the rise of perplexity on general text, if that is more than chance."""
+    if perplexity_ratio.value < LITTLE_RATIO:
+        return "remembers"
+    if _may_be_one(perplexity_ratio):
+        return "unsure"
+    return "forgot a little" if perplexity_ratio.value < MUCH_RATIO else "forgot much"
+
+
+def _may_be_one(ratio: Measure) -> bool:
+    """Whether the interval of a ratio allows for no difference."""
+    return ratio.low is not None and ratio.high is not None and ratio.low <= 1.0 <= ratio.high
 
 
 def _sentence(level: Level, measures: dict[str, Measure]) -> str:
@@ -148,9 +155,9 @@ def _sentence(level: Level, measures: dict[str, Measure]) -> str:
     change, divergence = measures["general_perplexity_ratio"], measures["kl_to_base"].value
     if change.value == 1.0 and divergence == 0.0:
         return f"{level}: predictions on general text are exactly those of the base model (perplexity {after:.2f})."
-    moved = ", but its predictions moved" if level == "remembers" and divergence >= MOVED_DIVERGENCE else ""
-    unsure = change.low is not None and change.high is not None and change.low <= 1.0 <= change.high
-    found = "no difference found" if unsure else f"x{change.value:.3f}"
+    quiet = level in ("remembers", "unsure")
+    moved = ", but its predictions moved" if quiet and divergence >= MOVED_DIVERGENCE else ""
+    found = "no difference found" if _may_be_one(change) else f"x{change.value:.3f}"
     return (
         f"{level}{moved}: perplexity on general text {before:.2f} -> {after:.2f} ({found}); "
         f"predictions differ from the base model's by at least {divergence:.3f} nats per token."

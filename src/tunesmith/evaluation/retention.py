@@ -31,7 +31,7 @@ Outputs = Callable[[Sequence[Row]], Iterable[Tensor]]
 """A model as a gauge sees it: rows of token ids in, blocks of outputs (outputs, size) out, in the order of the rows."""
 Record = dict[str, NDArray[np.generic]]
 """What a gauge keeps of the base model."""
-Level = Literal["remembers", "forgot a little", "forgot much"]
+Level = Literal["remembers", "unsure", "forgot a little", "forgot much"]
 
 MAX_TOKENS = 128
 """Of one general text; the rest is left out."""

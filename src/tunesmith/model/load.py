@@ -2,28 +2,21 @@
 
 import copy
 import hashlib
-import math
 import os
-import re
 import struct
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -33,84 +26,14 @@ from tunesmith import starter
 from tunesmith.errors import ModelError, first_line
 from tunesmith.model import anatomy, bars, hub, model_folder, quantize, safe_files
 from tunesmith.model.save_model import save_model
+from tunesmith.model.source import Source
 from tunesmith.quantity import format_bytes
 from tunesmith.starter import resolve
 from tunesmith.watch import Quiet, Watch
 
 GGUF = ".gguf"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-)
 _HEADS = {"classification": AutoModelForSequenceClassification, "seq2seq": AutoModelForSeq2SeqLM}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model on this machine that was looked through and found safe to load."""
-
-    name: str
-    """As the user wrote it."""
-    folder: Path
-    """A transformers folder."""
-    brings_code: bool = False
-    """Whether Python code lies beside it, which is not run."""
-
-    @cached_property
-    def config(self) -> PretrainedConfig:
-        """The model's configuration."""
-        try:
-            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        except (ValueError, KeyError, OSError, TypeError, StrictDataclassError) as error:
-            raise ModelError(f"The configuration of {self.name} cannot be used: {first_line(error)}.") from None
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            raise ModelError(f"{self.name} has no tokenizer that can be used: {first_line(error)}.") from None
-        if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):  # what transformers makes of missing files
-            raise ModelError(
-                f"{self.name} has no tokenizer: its files (tokenizer.json or the like) are missing. Get the model again."
-            )
-        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
-            tokenizer.pad_token_id = tokenizer.eos_token_id
-        return tokenizer
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the configuration, the tokenizer's and the weights' files."""
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
-        tokenizer_files = [path for name in _TOKENIZER_FILES if (path := self.folder / name).is_file()]
-        for path in (*tokenizer_files, *sorted(model_folder.check_model_folder(self.folder).weights)):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
-
-    @cached_property
-    def num_parameters(self) -> int:
-        """Number of weights, from the headers of the weights' files."""
-        headers = model_folder.check_model_folder(self.folder).weights.values()
-        return sum(math.prod(facts.shape) for header in headers for facts in header.values())
-
-    @property
-    def license(self) -> str | None:
-        """The licence that the model's README names, None if it names none."""
-        readme = self.folder / "README.md"
-        if not readme.is_file():
-            return None
-        found = re.search(
-            r"^license:\s*[\"']?([\w.+-]{1,64})", readme.read_text(encoding="utf-8", errors="replace")[:4000], re.MULTILINE
-        )
-        return found[1] if found else None
-
-    @property
-    def is_encoder(self) -> bool:
-        """Whether the model can classify, but not write."""
-        return anatomy.is_encoder(self.config)
 
 
 def find(name: str, watch: Watch | None = None) -> Source:
@@ -177,21 +100,21 @@ def _local(name: str) -> Path:
 
 
 def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: int = 16) -> PreTrainedModel:
-    """The model with the head for `task` in float32 on the CPU; a classification head learns `labels` and is new.
+    """The model with the head for `task` in float32 on the CPU.
+
+    A head for other `labels` than the model's own is new; without labels, a classifier keeps its head.
 
     With 4 or 8 `base_bits`, the linear layers of its body are quantised while they are loaded.
 
     Raises:
         ModelError: If the model has no form for the task, or its weights do not fit its configuration.
     """
-    config = source.config
     kind = _HEADS.get(task, AutoModelForCausalLM)
-    if task in ("chat", "text") and (source.is_encoder or anatomy.is_encoder_decoder(config)):
-        kind_of_model = "encoder" if source.is_encoder else "encoder-decoder"
-        other = "data with labels for" if source.is_encoder else "--task seq2seq to learn from pairs, or data with labels for"
+    if task in ("chat", "text") and source.kind != "decoder":
+        other = "--task seq2seq to learn from pairs, or " if source.kind == "encoder-decoder" else ""
         raise ModelError(
-            f"{source.name} is an {kind_of_model} ({config.model_type}): it cannot be tuned for the task {task!r}. "
-            f"Give a decoder such as starter:smollm2, or {other} --task classification."
+            f"{source.name} is an {source.kind} ({source.config.model_type}): it cannot be tuned for the task {task!r}. "
+            f"Give a decoder such as starter:smollm2, or {other}data with labels for --task classification."
         )
     try:
         with warnings.catch_warnings():
@@ -199,7 +122,7 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: 
             loaded = _read(kind, source, labels, base_bits)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {first_line(error)}.") from None
-    model = _complete(loaded, source.name)
+    model = _complete(loaded, source.name, lacks_head=source.lacks_head(labels))
     vars(model.config).pop(safe_files.AUTO_MAP, None)  # what is saved of it needs no code
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = source.tokenizer.pad_token_id
@@ -208,12 +131,12 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: 
 
 def _read(kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ...], base_bits: int) -> object:
     """What transformers makes of the files: the model, and what it tells of the loading."""
-    config, new_head = source.config, bool(labels)
+    config, other_head = source.config, source.lacks_head(labels)
     if labels:
         config = copy.deepcopy(config)
         config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     if base_bits < 16:
-        return quantize.load(kind, source.folder, config, base_bits, ignore_mismatched_sizes=new_head)
+        return quantize.load(kind, source.folder, config, base_bits, ignore_mismatched_sizes=other_head)
     return kind.from_pretrained(
         source.folder,
         config=config,
@@ -221,16 +144,17 @@ def _read(kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ..
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=new_head,
+        ignore_mismatched_sizes=other_head,
     )
 
 
-def _complete(loaded: object, name: str) -> PreTrainedModel:
-    """The model, unless anything of it but a classification head and a pooler would stay random.
+def _complete(loaded: object, name: str, *, lacks_head: bool = False) -> PreTrainedModel:
+    """The model, unless anything of it but a new classification head and a pooler would be random.
 
     Args:
         loaded: What `from_pretrained` gave: the model, and what it tells of the loading.
         name: Of the model, as the user wrote it.
+        lacks_head: Whether the classification head is to be new, whatever the files have.
 
     Raises:
         ModelError: If weights are missing or have another shape.
@@ -240,7 +164,8 @@ def _complete(loaded: object, name: str) -> PreTrainedModel:
     misshapen = {str(key[0]) if isinstance(key, tuple) else str(key) for key in report["mismatched_keys"]}
     module = anatomy.pooler(model)
     pooled = set() if module is None else {id(p) for p in module.parameters()}
-    fresh = {n for n, p in model.named_parameters() if id(p) in pooled} | set(anatomy.new_head_parameters(model))
+    head = set(anatomy.new_head_parameters(model)) if lacks_head else set()
+    fresh = {n for n, p in model.named_parameters() if id(p) in pooled} | head
     for keys, fault in ((missing, "lacks weights"), (misshapen, "has weights of another shape")):
         if wrong := sorted(keys - fresh):
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -248,7 +173,18 @@ def _complete(loaded: object, name: str) -> PreTrainedModel:
                 f"{name} {fault} that its config.json asks for: {', '.join(wrong[:3])}{more}. "
                 "The model is incomplete or of another kind: get it again, or name another one."
             )
+    _draw_anew(model, head - missing - misshapen)
     return model
+
+
+@torch.no_grad()
+def _draw_anew(model: PreTrainedModel, names: set[str]) -> None:
+    """Give parameters that were read the values that transformers gives to those that the files lack."""
+    for path in sorted({name.rpartition(".")[0] for name in names}):
+        module = model.get_submodule(path)
+        for parameter in module.parameters(recurse=False):
+            vars(parameter).pop("_is_hf_initialized", None)  # by which it spares what was read
+        model._init_weights(module)
 
 
 def quiet() -> None:

@@ -73,7 +73,7 @@ def measure(session: Session, place: Place) -> Base:
     if scores.predicted is not None and scores.expected is not None:
         majority = metrics.majority_baseline(data.train.tokens.labels, scores.expected, len(data.labels))
         stages.append(Stage(name="majority class", kind="majority", split="test", metrics=majority))
-    name = "base model, untrained head" if data.labels else "base model"
+    name = "base model, untrained head" if session.source.lacks_head(data.labels) else "base model"
     rows = writing.rows_to_answer(data.task, data.test)
     written = writing.answer(session.model, session.source.tokenizer, data.test, rows, watch) if rows else []
     measures = scores.metrics(len(data.labels)) | writing.measures(data.test, rows, written)

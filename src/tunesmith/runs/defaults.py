@@ -1,7 +1,7 @@
 """What a user left open is decided here, from the task, the method and the sizes at hand; every choice is recorded.
 
-Sources: learning rates and decay are those of the methods' papers as collected in `docs/methods.md`; rows a step, epochs
-and tokens a pass were measured on the starter tasks (`docs/log.md`).
+Sources: every method names its own learning rates; rows a step, epochs and tokens a pass were measured on the starter tasks
+(`docs/log.md`).
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ _MAX_WORKER_GRADIENTS = 256 * 2**20  # bytes; every process has gradients of its
 _MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
 _EPOCHS = {"chat": 2.0, "text": 2.0, "classification": 2.0, "seq2seq": 3.0}
 _MAX_EPOCHS = 5.0
-_WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,6 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
         tokens_per_pass=settings.tokens_per_pass or (at_once if settings.base_bits == 16 else at_once // 2),
         workers=workers,
         learning_rate=settings.learning_rate or (method.learning_rate_small if small else method.learning_rate),
-        weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,
     )
 
 

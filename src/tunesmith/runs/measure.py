@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from tunesmith.measure import Measure
 from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.watch import Progress, Watch
 
 EVALUATION_TOKENS = 2048  # in one pass without gradients
@@ -37,6 +38,8 @@ class Scores:
     """(rows,) summed over each row's targets, nats."""
     counts: NDArray[np.int64]
     """(rows,) targets of each row."""
+    origins: NDArray[np.int64]
+    """(rows,) which row of the data each was made of; the windows of one text share one, and are not independent."""
     predicted: NDArray[np.int64] | None = None
     """(rows,) class ids, for classification."""
     expected: NDArray[np.int64] | None = None
@@ -49,10 +52,17 @@ class Scores:
             return (self.predicted == self.expected).astype(np.float64)
         return -self.losses / np.maximum(self.counts, 1)
 
+    def by_origin(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """(origins,) sums of values (rows,) over all that was made of one row of the data."""
+        known, owners = np.unique(self.origins, return_inverse=True)
+        sums = np.zeros(len(known))
+        np.add.at(sums, owners, values)
+        return sums
+
     def metrics(self, num_classes: int) -> dict[str, Measure]:
         """Metrics with 95 % intervals."""
         if self.predicted is None or self.expected is None:
-            return metrics.language(self.losses, self.counts)
+            return metrics.language(self.by_origin(self.losses), self.by_origin(self.counts))
         loss = {"loss": statistics.mean(self.losses)}
         return metrics.classification(self.predicted, self.expected, num_classes) | loss
 
@@ -78,7 +88,7 @@ def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
             counts[rows] = np.bincount(owner, minlength=len(rows))
         done += len(rows)
         watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
-    return Scores(losses, counts, predicted, table.labels.astype(np.int64) if table.labels_per_row else None)
+    return Scores(losses, counts, part.origins, predicted, table.labels.astype(np.int64) if table.labels_per_row else None)
 
 
 def question_and_answer(part: Part, row: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

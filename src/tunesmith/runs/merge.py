@@ -20,8 +20,8 @@ from tunesmith.errors import DataError, NotMergeable, RunError, SettingsError
 from tunesmith.evaluation.agreement import Agreement, compare
 from tunesmith.model import anatomy, quantize
 from tunesmith.model.forward import Forward, choose
-from tunesmith.model.load import Source
 from tunesmith.model.save_model import save_model
+from tunesmith.model.source import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import evaluate, predict, resume
 from tunesmith.runs.place import Place
@@ -67,7 +67,7 @@ def merge(
         merging.merge_and_save(model, method, source.tokenizer, out)
         return None
     source, merged = _merged_in_float32(folder, result, watch)
-    found = _agreement(folder, result, merged, _held_out(folder, result, source, rows), watch)
+    found = _agreement(folder, result, merged, _held_out(folder, result, source, rows, watch), watch)
     _require_alike(folder, found, MAX_DIVERGENCE if max_divergence is None else max_divergence)
     save_model(merged, source.tokenizer, out)
     return found
@@ -82,14 +82,14 @@ def _merged_in_float32(folder: Path, result: RunResult, watch: Watch) -> tuple[S
     return source, model
 
 
-def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[str]) -> TokenTable:
+def _held_out(folder: Path, result: RunResult, source: Source, rows: Sequence[str], watch: Watch) -> TokenTable:
     """Some rows to compare on, at most `_MAX_ROWS`: those in the files `rows`, or the run's own test rows.
 
     Raises:
         RunError: If the run's data cannot be read any more.
     """
     if rows:
-        table = evaluate.rows_like(result, source, rows, str(folder)).tokens
+        table = evaluate.rows_like(result, source, rows, str(folder), watch).part.tokens
     else:
         chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
         try:

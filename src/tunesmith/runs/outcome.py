@@ -41,7 +41,7 @@ def _paired(base: Base, test: Scores) -> list[Difference]:
     """Tuned minus base on the same rows, with intervals."""
     before = np.array(base.losses)
     if test.predicted is None or test.expected is None:
-        return [compare_losses(before, test.losses, test.counts)]
+        return [compare_losses(*map(test.by_origin, (before, test.losses, test.counts)))]
     predicted = np.array(base.predicted)
     return [
         compare_accuracy(predicted == test.expected, test.predicted == test.expected),

@@ -21,7 +21,7 @@ from tunesmith.method import Method
 from tunesmith.model import load as loading
 from tunesmith.model import token_rows
 from tunesmith.model.forward import Forward, choose
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import answers
 from tunesmith.runs.answers import Written

@@ -7,7 +7,7 @@ from pathlib import Path
 from tunesmith import settings
 from tunesmith.data.prepared import PreparedData
 from tunesmith.data.table import IGNORED
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.runs import defaults, forecast
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import prepare_session

@@ -34,7 +34,7 @@ def resume(folder: Path, watch: Watch) -> RunResult:
         if result.status == "finished":
             raise RunError(f"{folder} is finished; nothing is left to do. See it with: tunesmith show {folder}")
         chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
-        session = prepare_session(located_settings(chosen, result.directory), watch, known_labels=tuple(result.data.labels))
+        session = prepare_session(located_settings(chosen, result.directory), watch)
         for what, before, now in (
             ("model", result.model.fingerprint, session.source.fingerprint),
             ("data", result.data.fingerprint, session.data.fingerprint),

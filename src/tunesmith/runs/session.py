@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,7 @@ from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
-from tunesmith.model.load import Source
+from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults
 from tunesmith.runs.profile import Profiler, Unprofiled
@@ -181,11 +182,10 @@ class Session:
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
             stored = precision.stored_as(self.model, self.dtype)
-        assert training.weight_decay is not None
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
 
 
-def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[str, ...] = ()) -> Session:
+def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
     """Find the model, read the data, decide what was left open; loads no weights.
 
     Raises:
@@ -199,12 +199,12 @@ def prepare_session(chosen: FitSettings, watch: Watch, *, known_labels: tuple[st
     _require_frozen(chosen.training.base_bits, method)
     source = load.find(chosen.model, recorder)
     data = prepare(
-        with_starters(chosen.data, watch),
+        _with_fetched(chosen.data, recorder),
         source.tokenizer,
         task=chosen.task,
         model_max_length=longest(source, method) or 2**20,
-        is_encoder=source.is_encoder,
-        known_labels=known_labels,
+        kind=source.kind,
+        known_labels=source.classes,
     )
     if source.brings_code:
         recorder.say(f"{source.name} comes with Python code; it is not run, transformers has its own for this architecture")
@@ -276,10 +276,15 @@ def longest(source: Source, method: Method) -> int | None:
     return None if positions is None else positions - method.num_positions
 
 
-def with_starters(data: DataSettings, watch: Watch) -> DataSettings:
-    """The settings with the paths of starter data sets in place of their names, fetched on first use."""
-    paths = tuple(str(starter.resolve_data(name, watch)) if name.startswith(starter.PREFIX) else name for name in data.data)
-    return dataclasses.replace(data, data=paths)
+def _with_fetched(data: DataSettings, watch: Watch) -> DataSettings:
+    """The settings with paths of files that are on this machine."""
+    held_out = None if data.eval is None else with_starters([data.eval], watch)[0]
+    return dataclasses.replace(data, data=with_starters(data.data, watch), eval=held_out)
+
+
+def with_starters(names: Iterable[str], watch: Watch) -> tuple[str, ...]:
+    """The names of data, with the paths of starter data sets in place of theirs; these are fetched on first use."""
+    return tuple(str(starter.resolve_data(name, watch)) if name.startswith(starter.PREFIX) else name for name in names)
 
 
 def method_of(chosen: FitSettings) -> Method:

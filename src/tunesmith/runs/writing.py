@@ -18,7 +18,7 @@ from tunesmith.watch import Progress, Watch
 NUM_SHOWN = 6  # held-out rows shown before and after
 SHOWN = Generation(max_new_tokens=96)
 NUM_MEASURED = 100  # of sources and targets: an exact match is known to 10 percentage points
-MOST_NEW_TOKENS = 128
+MOST_MORE_TOKENS = 64  # than the longest target has; an answer that has not ended by then is wrong in any case
 
 
 def rows_to_answer(task: str, part: Part) -> list[int]:
@@ -39,7 +39,8 @@ def answer(
     if part.tokens.target_ids is None:
         return [str(answer) for answer in answers.write(model, tokenizer, [part.examples[row] for row in rows], SHOWN)]
     sources, targets = zip(*(part.tokens.row(row) for row in rows), strict=True)
-    limit = min(MOST_NEW_TOKENS, 2 * max(map(len, targets)))
+    longest = max(map(len, targets))
+    limit = longest + min(longest, MOST_MORE_TOKENS)
     watch.say(f"writing answers to {len(rows):,} of {len(part.examples):,} held-out rows, of at most {limit} tokens")
     written = answers.translate(
         model,

@@ -1,0 +1,36 @@
+"""Intervals rest on what is independent: rows of the data, however many windows a long text is read in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import run_data
+from tunesmith.runs.measure import Scores
+
+
+def test_windows_of_one_text_are_one_row():
+    losses, counts = np.arange(300.0), np.full(300, 10)
+    few = Scores(losses, counts, origins=np.repeat([4, 9], 150)).metrics(0)["loss"]
+    assert (few.count, few.low, few.high) == (2, None, None), "two texts show nothing of the spread between texts"
+    assert few.value == pytest.approx(losses.sum() / counts.sum())
+    many = Scores(losses, counts, origins=np.repeat(np.arange(30), 10)).metrics(0)["loss"]
+    assert many.count == 30
+    alone = Scores(losses, counts, origins=np.arange(300)).metrics(0)["loss"]
+    assert many.low < alone.low < alone.value < alone.high < many.high
+
+
+def test_a_run_on_long_texts_counts_texts(no_figures, bench, tmp_path):
+    import tunesmith as ts
+
+    texts = run_data.write_documents(tmp_path / "texts", num_documents=20)
+    run = ts.fit(texts, model=bench.llama, task="text", out=tmp_path / "run", max_length=16, steps=1, more={"test_share": 0.3})
+    assert (run.result.data.num_train, run.result.data.num_test) == (13, 6)
+    for stage in run.result.stages:
+        if stage.split == "test":
+            assert stage.metrics["loss"].count == 6, stage.name
+    assert json.loads((run.folder / "run.json").read_text())["data"]["num_validation"] == 1
+    (again,) = run.evaluate(bench.documents)
+    assert again.metrics["loss"].count == 12
