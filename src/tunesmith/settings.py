@@ -25,7 +25,6 @@ from tunesmith.quantity import Duration, Range
 Layout = TypeVar("Layout")
 Tree = dict[str, object]
 DEFAULT_METHOD = "lora"
-TOO_LARGE = 2**63  # for the 64 bits that torch has for a seed; no other setting means such a number
 Task = Literal["auto", "chat", "classification", "text", "seq2seq"]
 
 Count = Annotated[int, Range(at_least=1)]
@@ -186,7 +185,7 @@ def _number(value: object, whole: bool, label: str, from_text: bool, duration: b
     if from_text and isinstance(value, str):
         with contextlib.suppress(ValueError):
             found = int(value) if whole else float(value)
-    if isinstance(found, int) and abs(found) >= TOO_LARGE:
+    if isinstance(found, int) and abs(found) >= 2**63:  # torch holds a seed in 64 bits; no other setting means such a number
         raise SettingsError(f"{label}: {value!r} is too large a number.")
     if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)) or not math.isfinite(found):
         raise SettingsError(f"{label} must be a {'whole number' if whole else 'number'}, found {value!r}.")
