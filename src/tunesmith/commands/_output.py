@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -73,7 +74,8 @@ def accept_every_character() -> None:
     """Let a question mark stand for a character that the terminal's encoding lacks, and for bytes that are none."""
     for terminal in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(terminal, io.TextIOWrapper):
-            terminal.reconfigure(errors="replace")
+            with contextlib.suppress(io.UnsupportedOperation):  # of an input that somebody has begun to read
+                terminal.reconfigure(errors="replace")
 
 
 def close_stdout() -> None:
