@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,8 @@ def _become(order: dict[str, list[str]]) -> None:
         code = main(order["words"])
     except KeyboardInterrupt:
         code = 130
+    except Exception:  # noqa: BLE001 - of the fault, or before the command began; nobody else would tell
+        traceback.print_exc()
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()

@@ -186,7 +186,7 @@ def _number(value: object, whole: bool, label: str, from_text: bool, duration: b
         with contextlib.suppress(ValueError):
             found = int(value) if whole else float(value)
     if isinstance(found, int) and abs(found) >= 2**63:  # torch holds a seed in 64 bits; no other setting means such a number
-        raise SettingsError(f"{label}: {value!r} is too large a number.")
+        raise SettingsError(f"{label}: {value!r} does not fit in 64 bits.")
     if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)) or not math.isfinite(found):
         raise SettingsError(f"{label} must be a {'whole number' if whole else 'number'}, found {value!r}.")
     return found if whole else float(found)

@@ -106,7 +106,7 @@ CASES = {
     "a model that wants to run code": fit("auto_map", "reviews.csv --model bert-code"),
     "an encoder for chats": fit("this model reads text and cannot write any", "chats.jsonl --model bert"),
     "an encoder for plain text": fit("cannot write", "reviews.csv --model bert --task text --text-column text"),
-    "an encoder-decoder for chats": fit("--task seq2seq to learn from pairs", "chats.jsonl --model t5"),
+    "an encoder-decoder for chats": fit("--task seq2seq with --prompt-column", "chats.jsonl --model t5 --task chat"),
     # methods
     "an unknown layer": fit("Target 'nope' matches no linear layer", "reviews.csv --model bert --method.targets nope"),
     "an unknown method setting": fit("rnak", "reviews.csv --model bert --method.rnak 8"),

@@ -74,7 +74,7 @@ def accept_every_character() -> None:
     """Let a question mark stand for a character that the terminal's encoding lacks, and for bytes that are none."""
     for terminal in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(terminal, io.TextIOWrapper):
-            with contextlib.suppress(io.UnsupportedOperation):  # of an input that somebody has begun to read
+            with contextlib.suppress(io.UnsupportedOperation):  # an input that was read from already, by who calls `main`
                 terminal.reconfigure(errors="replace")
 
 

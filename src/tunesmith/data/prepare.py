@@ -264,7 +264,7 @@ def _check_model(shape: Shape, kind: Kind) -> None:
     if kind == "encoder" and shape.task != "classification":
         can = "reads text and cannot write any. Take a model that writes (a decoder)"
     elif kind == "encoder-decoder" and shape.task in ("chat", "text"):
-        can = "writes a target to a source. Take a decoder, name --prompt-column and --answer-column"
+        can = "writes a target to a source. Take a decoder, --task seq2seq with --prompt-column and --answer-column"
     else:
         return
     raise DataError(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
@@ -27,7 +27,9 @@ def require_plain(model: PreTrainedModel) -> None:
         SettingsError: If it has changed it; the message says which layer to leave out.
     """
     if anatomy.language_head(model) is None:
-        path = anatomy.path_of(model, model.get_output_embeddings())
+        head = model.get_output_embeddings()
+        assert isinstance(head, nn.Module), "streams are for models that have one"
+        path = anatomy.path_of(model, head)
         raise SettingsError(
             f"The output head {path!r} cannot be adapted: it is computed for some words at a time, from its weight alone. "
             f"Leave it out of --method.targets; {anatomy.ALL_LINEAR!r} takes all other linear layers."
