@@ -101,7 +101,7 @@ def _comparison(suite: Suite, name: str) -> agreement.Compare:
     configuration = suite.contestants[name]
     if configuration.order == "grouped":
         return "nothing"
-    return "curves" if configuration.module == "tunesmith" else "first step"
+    return "rounded curves" if configuration.module == "tunesmith" else "first step"
 
 
 def _show(name: str, precision: str, found: Measurement) -> None:

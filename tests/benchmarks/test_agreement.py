@@ -48,6 +48,14 @@ def test_every_difference_is_found(changes, expected):
     assert expected in " ".join(agreement.problems("other", measurement(**changes), measurement(), "curves"))
 
 
+def test_a_small_norm_may_be_rounding_in_16_bit_but_not_in_32():
+    reference = measurement(gradient_norms=[0.7, 0.02, 0.03])
+    rounded, wrong = (measurement(gradient_norms=[0.7, 0.02, last]) for last in (0.06, 0.2))
+    assert agreement.problems("ours", rounded, reference, "curves")
+    assert agreement.problems("ours", rounded, reference, "rounded curves") == []
+    assert "gradient norms are off by 24.29%" in " ".join(agreement.problems("ours", wrong, reference, "rounded curves"))
+
+
 def test_steps_with_other_rows_are_judged_by_themselves_only():
     assert agreement.problems("grouped", measurement(losses=[3.0, 1.0, 2.0]), measurement(), "nothing") == []
     assert agreement.problems("grouped", measurement(gradient_norms=[0.0] * 3), measurement(), "nothing")
