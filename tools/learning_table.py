@@ -75,7 +75,7 @@ def _how(records: list[Record]) -> str:
 
 def _rows(record: Record) -> str:
     count = record["after"].get("count")
-    return "rows that were" if count is None else f"{count:,} {'rows' if record['metric'] == 'accuracy' else 'tokens'}"
+    return "rows that were" if count is None else f"{count:,} rows"
 
 
 def _table(records: list[Record]) -> str:
