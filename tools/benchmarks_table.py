@@ -29,10 +29,12 @@ def newest(folder: Path) -> list[Record]:
     from benchmarks.suites import SUITES
 
     found: dict[tuple[str, str], Record] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if "summaries" in record:
-            found[record["machine"], record.setdefault("suite", "lora")] = record
+    files = [(json.loads(path.read_text(encoding="utf-8")), path.stem) for path in folder.glob("*.json")]
+    results = [(record, stem) for record, stem in files if "summaries" in record]
+    for record, _ in sorted(
+        results, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1])
+    ):  # later ones of a day end in -2, -3
+        found[record["machine"], record.setdefault("suite", "lora")] = record
     dates = {machine: max(r["date"] for (where, _), r in found.items() if where == machine) for machine, _ in found}
     order = list(SUITES)
     known = [record for record in found.values() if record["suite"] in order]
@@ -112,7 +114,7 @@ def figure(records: list[Record]) -> str:
         FigureCanvasSVG(drawing)
         speed, memory = drawing.subplots(1, 2, sharey=True)
         _bars(speed, own, "speed_against_best_peer", "times the real tokens/s of the best peer")
-        _bars(memory, own, "memory_against_best_peer", "times its peak memory above imports (less is better)")
+        _bars(memory, own, "memory_against_best_peer", "times its peak memory (less is better)")
         drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
     return output.getvalue()
 

@@ -43,6 +43,13 @@ def test_the_newest_result_of_each_suite_is_taken_in_the_order_of_the_suites(tmp
     assert [(r["suite"], r["date"]) for r in found] == [("lora", "2026-01-03"), ("ia3", "2026-01-02")]
 
 
+def test_of_several_results_of_a_day_the_last_is_taken(tmp_path: Path):
+    for number, name in enumerate(("day-lora", "day-lora-2", "day-lora-10")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(_record("lora", "2026-01-01", number + 1)))
+    (found,) = benchmarks_table.newest(tmp_path)
+    assert found["summaries"]["tunesmith"] == _record("lora", "2026-01-01", 3)["summaries"]["tunesmith"]
+
+
 def test_a_suite_has_a_line_for_each_contestant_and_its_share_of_the_limit():
     text = benchmarks_table.section([_record("lora", "2026-01-01", 200.0)])
     assert "| peft-best | 100 (99 to 101) | 1,000 | 0.50 x | 1.00 x | other rows a step |" in text
