@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterable
@@ -17,11 +18,12 @@ from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import DataError, SettingsError
 from tunesmith.kernels import by_device
+from tunesmith.kernels.cpu import compiled
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
 from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
-from tunesmith.runs import defaults
+from tunesmith.runs import defaults, machine
 from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
 from tunesmith.training import memory, precision, workers
@@ -98,6 +100,15 @@ class Session:
             data=dataclasses.replace(chosen.data, max_length=data.max_length),
         )
 
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
+        """The scope that this run computes in: by kernels of our own, or by torch's operations alone."""
+        return contextlib.nullcontext() if self.settings.training.fast_paths == "on" else by_device.torch_alone()
+
+    def machine(self) -> dict[str, str]:
+        """Facts of what computes this run, for its record."""
+        with self.kernels():
+            return machine.facts(self.device)
+
     def load_base(self) -> None:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
@@ -121,6 +132,8 @@ class Session:
         self.watch.say(sentence)
         if self.device.type == "cuda" and not by_device.has_triton():
             self.watch.warn("Triton is not installed: a GPU computes without tunesmith's own kernels. `pip install triton`")
+        if self.device.type == "cpu" and training.fast_paths == "on" and (reason := compiled.why_not()):
+            self.watch.say(f"computing without compiled kernels, about a tenth slower: {reason}")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
         if reason:
