@@ -237,8 +237,9 @@ def test_what_computes_in_words(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled, "why_not", lambda: None)
     assert by_device.description("cpu") == "tunesmith's, compiled for this device"
     with by_device.torch_alone():
-        assert by_device.description("cpu") == "torch's operations alone"
+        assert by_device.description("cpu") == "torch's operations alone: as asked"
+        assert by_device.missing("cpu") is None
     monkeypatch.setattr(compiled, "why_not", lambda: "no compiler")
     assert by_device.description("cpu") == "torch's operations alone: no compiler"
     monkeypatch.setattr(by_device, "has_triton", lambda: False)
-    assert by_device.description("cuda") == "torch's operations alone: Triton is not installed"
+    assert by_device.description("cuda") == "torch's operations alone: Triton is not installed (pip install triton)"

@@ -65,12 +65,19 @@ def torch_alone() -> Iterator[None]:
         _plain.pop()
 
 
+def missing(device_type: str) -> str | None:
+    """Why torch's operations compute on a device though nobody asked for that, None where kernels do."""
+    if _plain:
+        return None
+    if device_type == "cpu":
+        return compiled.why_not()
+    return None if has_triton() else "Triton is not installed (pip install triton)"
+
+
 def description(device_type: str) -> str:
     """What computes on a device, in words; another answer means other roundings."""
-    if _plain:
-        return "torch's operations alone"
-    missing = compiled.why_not() if device_type == "cpu" else None if has_triton() else "Triton is not installed"
-    return f"torch's operations alone: {missing}" if missing else "tunesmith's, compiled for this device"
+    reason = "as asked" if _plain else missing(device_type)
+    return f"torch's operations alone: {reason}" if reason else "tunesmith's, compiled for this device"
 
 
 @functools.cache
