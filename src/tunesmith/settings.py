@@ -113,7 +113,7 @@ class TrainingSettings:
     model_dropout: Literal["on", "off"] = "off"
     """Use the dropout that the model was pre-trained with, too; a method's own dropout is a setting of the method."""
     fast_paths: Literal["on", "off"] = "on"
-    """Compute norms, gated products and rotary embeddings by tunesmith's kernels where they agree with the model's own."""
+    """Compute by tunesmith's kernels where they agree with the model's own modules, and by code compiled for this processor."""
 
 
 @dataclass(frozen=True, kw_only=True)

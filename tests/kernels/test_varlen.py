@@ -65,7 +65,9 @@ class StandIn:
         return out, torch.zeros(q.shape[1], len(q)), torch.zeros(2), torch.zeros(0), torch.zeros(0)
 
     def backward(self, dout, q, k, v, out, lse, q_ends, k_ends, most_q, most_k, dropout, causal, random, unused, **keywords):
-        assert (most_q, most_k, dropout, causal) == (*self.calls[-1][2:4], 0.0, self.calls[-1][5])
+        [call] = {call[2:4] + call[5:6] for call in self.calls if call[:2] == (q_ends.tolist(), k_ends.tolist())}
+        assert (most_q, most_k, causal) == call
+        assert dropout == 0.0
         assert lse.shape == (q.shape[1], len(q))
         self.in_fixed_order.append(torch.are_deterministic_algorithms_enabled())
         inputs = [t.detach().requires_grad_() for t in (q, k, v)]

@@ -142,3 +142,15 @@ def test_no_run(tmp_path):
     with pytest.raises(RunError, match="is not a run folder"):
         resume(tmp_path / "nowhere", Quiet())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_kernels_are_told_of(copied, capsys):
+    file = copied / "run" / "run.json"
+    record = json.loads(file.read_text())
+    record["machine"]["kernels"] = "those of yesterday"
+    file.write_text(json.dumps(record))
+    assert "Kernels were 'those of yesterday' when the run began" in " ".join(_resume(capsys, 0).split())
+
+
+def test_the_same_kernels_are_not(copied, capsys):
+    assert "Kernels were" not in _resume(capsys, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 
 import pytest
 
@@ -115,10 +116,11 @@ def test_how_many_rows_are_written_is_said(bench, tmp_path, capsys):
     assert "ROUGE-L" in said.out
 
 
-def test_answers_may_be_as_long_as_their_targets(bench, tmp_path, no_figures, caplog):
+def test_answers_may_be_as_long_as_their_targets(bench, tmp_path, no_figures, caplog, monkeypatch):
     """A limit below them would make an exact match impossible, and ROUGE-L small, whatever the model has learnt."""
     import tunesmith as ts
 
+    monkeypatch.setattr(logging.getLogger("tunesmith"), "disabled", False)  # import-linter switches off all loggers it finds
     rows = [{"source": f"{word} stone", "target": f"{word} " * 40} for word in run_data.WORDS]
     path = tmp_path / "long.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

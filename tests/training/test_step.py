@@ -274,3 +274,34 @@ def test_virtual_tokens_are_made_once_a_step(method: Method, name: str, task: ti
     assert len(calls) == 2
     forward.target_losses(_cut(table, 8)[0])
     assert len(calls) == 3, "what a step has made is not used after it"
+
+
+class _Tokens:
+    """Counts the tokens that a layer of a model computes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.count = 0
+        norm = next(module for name, module in model.named_modules() if name.endswith("layers.1.input_layernorm"))
+        norm.register_forward_hook(self)
+
+    def __call__(self, _module: nn.Module, _inputs: object, states: Tensor) -> None:
+        self.count += states.shape[-2]
+
+
+@pytest.mark.parametrize("method", [Prompt(num_tokens=4), PTuning(num_tokens=4)], ids=["prompt", "ptuning"])
+def test_virtual_tokens_before_a_decoder_go_through_its_layers_once_a_step(method: Method):
+    forward, optimizer = tiny_runs.attached(method, "llama", "causal")
+    tokens, passes = _Tokens(forward.model), _cut(tiny_runs.language_table(), 2)
+    _accumulated(forward, optimizer, passes)
+    assert len(passes) > 2
+    assert tokens.count == sum(len(one.input_ids) for one in passes if one.num_targets) + 4
+
+
+def test_where_a_window_hides_virtual_tokens_every_pass_computes_them():
+    """How many a word sees depends on its place, which keys and values alone do not tell."""
+    forward, optimizer = tiny_runs.attached(Prompt(num_tokens=4), "gemma3", "causal")
+    table = tiny_runs.language_table()
+    whole, passes = _accumulated(forward, optimizer, _cut(table, 8)), _cut(table, 2)
+    tokens = _Tokens(forward.model)
+    _assert_same(_accumulated(forward, optimizer, passes), whole)
+    assert tokens.count == sum(len(one.input_ids) + 4 for one in passes if one.num_targets)

@@ -6,8 +6,9 @@ Tokens that all segments see first (`Segments.num_shared`) have their keys and v
 
 One autograd node serves the whole stream. Segments are cut into blocks of queries; a block takes batched products over the
 heads, straight on the stream's memory, with those keys only that its queries may see. A segment of one block keeps its
-probabilities, others make them again in the backward pass. The longest take torch's flash attention. All this is for a
-processor; a GPU has a kernel for the whole stream (`varlen`).
+probabilities, others make them again in the backward pass. The longest take torch's flash attention, the shortest, where
+there is compiled code, a kernel of their own (`cpu.short_attention`). All this is for a processor; a GPU has a kernel for the
+whole stream (`varlen`).
 """
 
 import itertools
@@ -19,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels import flash, varlen
+from tunesmith.kernels.by_device import by_device
+from tunesmith.kernels.cpu import short_attention
 from tunesmith.kernels.segments import Part, Segments
 
 BLOCK = 128  # queries at most
@@ -109,6 +112,8 @@ class _SegmentAttention(torch.autograd.Function):
             if _takes_flash(inputs, rule):
                 num_shared = segments.num_shared if part.sees_shared else 0
                 kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
+            elif _takes_short(inputs, rule):
+                short_attention.attend(inputs, place, causal=rule.causal, scale=rule.scale)
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
@@ -130,6 +135,8 @@ class _SegmentAttention(torch.autograd.Function):
             if _takes_flash(inputs, rule):
                 result = out[rows], next(keeps)
                 flash.write_gradients(inputs, result, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
+            elif _takes_short(inputs, rule):
+                short_attention.write_gradients(inputs, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
             else:
                 blocks = _blocks(inputs, segments, part, rule)
                 _products_gradients(inputs, blocks, next(keeps) if len(blocks) == 1 else None, dout[rows], outputs, rule.scale)
@@ -169,7 +176,17 @@ def _mask(length: int, segments: Segments, part: Part, rule: Rule, dtype: torch.
 def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
     """Whether a segment's q, k and v are long and of a form that flash attention knows: no window, one width."""
     q, k, v = inputs
-    return len(q) >= LONG_SEGMENT and (rule.window is None or rule.window >= len(k)) and q.shape[2] == v.shape[2]
+    return len(q) >= LONG_SEGMENT and _sees_all(k, rule) and q.shape[2] == v.shape[2]
+
+
+def _takes_short(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
+    """Whether a segment is short, and compiled code is there for it."""
+    return _sees_all(inputs[1], rule) and short_attention.takes(*inputs)
+
+
+def _sees_all(k: Tensor, rule: Rule) -> bool:
+    """Whether no window hides anything of a segment."""
+    return rule.window is None or rule.window >= len(k)
 
 
 def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Rule) -> list[_Block]:
@@ -249,7 +266,12 @@ class _Rows:
 
 def _weights(rows: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """The probabilities of one block, `(kv heads, rows, keys)`; `mask` is `(tokens, n)`, for the last n keys."""
-    scores = torch.bmm(rows, k.permute(1, 2, 0))
+    return probabilities(torch.bmm(rows, k.permute(1, 2, 0)), mask)
+
+
+@by_device
+def probabilities(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax of `(heads, rows, keys)` plus a mask `(tokens, n)`, for the last n keys; the scores are overwritten."""
     if mask is not None:
         by_token = scores.view(len(scores), len(mask), -1, scores.shape[2])
         by_token[..., -mask.shape[1] :].add_(mask[:, None])

@@ -42,6 +42,7 @@ def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 @by_device
 def gradients(dy: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, *, for_weight: bool) -> tuple[Tensor, Tensor | None]:
     """The gradient of x, and that of the weight, None unless asked for."""
+    inverse = inverse.to(x.dtype)  # a kernel gives it in float32
     unit = x * inverse
     dweight = (dy * unit).flatten(0, -2).sum(0) if for_weight else None
     dx = dy * weight

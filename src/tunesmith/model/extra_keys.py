@@ -61,14 +61,29 @@ def of(layer: nn.Module) -> ExtraKeys | None:
 @contextlib.contextmanager
 def recording(config: PreTrainedConfig) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
     """Collect (layer, keys, values), each tensor `(rows, key heads, tokens, width)`, of every attention that is computed."""
-    usual, found = config._attn_implementation, []
+    usual = config._attn_implementation
     config._attn_implementation = NAME
-    _recordings.append(found)
     try:
-        yield found
+        with noting() as found:
+            yield found
+    finally:
+        config._attn_implementation = usual
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
+    """Collect the same of attention over packed streams."""
+    _recordings.append([])
+    try:
+        yield _recordings[-1]
     finally:
         _recordings.pop()
-        config._attn_implementation = usual
+
+
+def note(layer: nn.Module, keys: Tensor, values: Tensor) -> None:
+    """Tell who collects of keys and values that a layer has made."""
+    if _recordings:
+        _recordings[-1].append((layer, keys, values))
 
 
 def _attention(
@@ -84,8 +99,7 @@ def _attention(
             f"{type(module).__name__} has a soft cap or sinks, for which keys and values of a method's own have no form. "
             f"Choose a method that adds none, such as --method {DEFAULT_METHOD}."
         )
-    if _recordings:
-        _recordings[-1].append((module, key, value))
+    note(module, key, value)
     extra = of(module)
     bias = settings.pop("position_bias", None)
     if extra is not None:

@@ -118,6 +118,7 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rule = Rule(causal, scale, sliding_window, softcap, dropout)
     segments, extra = _active[-1].seen, extra_keys.of(module)
+    extra_keys.note(module, key, value)
     if extra is not None:
         segments = segments.sharing(extra.keys.shape[1], in_stream=False)
         key, value = (torch.cat([t.to(own.dtype)[None], own], 2) for t, own in ((extra.keys, key), (extra.values, value)))

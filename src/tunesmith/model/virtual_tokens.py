@@ -1,8 +1,9 @@
 """Positions that exist in no input text: learnt vectors before the input, or learnt keys and values before every layer's.
 
 `prepend` gives a model vectors that stand before the words' embeddings. In a decoder they see nothing but each other, so a
-packed stream has them once, for all rows; in an encoder, where they see the words, every row has its own. `give_keys` gives
-keys and values. Either way positions count from the virtual tokens on, and the model answers for the words only.
+packed stream has them once, for all rows, and so has a step of many passes (`once_a_step`); in an encoder, where they see
+the words, every row has its own. `give_keys` gives keys and values. Either way
+positions count from the virtual tokens on, and the model answers for the words only.
 
 The virtual tokens are a module with the name `virtual_tokens` in the part of the model that reads or writes; it is called
 once per forward pass, or inside `made_once` once for all passes.
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.kernels.segments import Segments
-from tunesmith.model import anatomy, extra_keys, packed, surgery
+from tunesmith.model import anatomy, extra_keys, once_a_step, packed, surgery
 from tunesmith.model.extra_keys import ExtraKeys
+from tunesmith.model.once_a_step import Made
 
 NAME = "virtual_tokens"
 Inputs = dict[str, Any]
@@ -69,46 +71,30 @@ def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
 @contextlib.contextmanager
 def made_once(model: nn.Module) -> Iterator[None]:
     """Call what makes the virtual tokens once for all passes within; their gradients reach it at the end, all at once."""
-    made = [_Made(module) for module in model.modules() if isinstance(module, VirtualTokens)]
+    made = [Made(module) for module in model.modules() if isinstance(module, VirtualTokens)]
     _made.update({one.maker: one for one in made})
     try:
         yield
     finally:
         for one in made:
+            one.end()
             del _made[one.maker]
     for one in made:
         one.backward()
 
 
-class _Made:
-    """What a module has made, and copies of it that take up the gradients of passes."""
-
-    def __init__(self, maker: VirtualTokens) -> None:
-        self.maker = maker
-        self._outputs: list[Tensor] = []
-        self._copies: list[Tensor] = []
-
-    def copies(self) -> Tensor | list[Tensor]:
-        """What the module makes, made by the first pass that asks."""
-        if not self._copies:
-            made = self.maker()
-            self._outputs = [made] if isinstance(made, Tensor) else made
-            self._copies = [output.detach().requires_grad_() for output in self._outputs]
-        return self._copies if isinstance(self.maker, VirtualKeys) else self._copies[0]
-
-    def backward(self) -> None:
-        """Pass on what the copies have taken up."""
-        known = [(output, copy.grad) for output, copy in zip(self._outputs, self._copies, strict=True) if copy.grad is not None]
-        if known:
-            torch.autograd.backward([output for output, _ in known], [gradient for _, gradient in known])
-
-
-_made: WeakKeyDictionary[nn.Module, _Made] = WeakKeyDictionary()
+_made: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
 
 
 def _make(tokens: VirtualTokens) -> Any:
     """The virtual tokens, or those of all passes."""
     return _made[tokens].copies() if tokens in _made and torch.is_grad_enabled() else tokens()
+
+
+def _is_seen(part: PreTrainedModel) -> bool:
+    """Whether the layers see the virtual tokens that stand before the words, in all passes alike."""
+    tokens = find(part)[1]
+    return tokens in _made and torch.is_grad_enabled() and _made[tokens].is_seen(part)
 
 
 def find(model: nn.Module) -> tuple[str, VirtualTokens]:
@@ -154,8 +140,13 @@ def keys_of_random_words(model: PreTrainedModel, count: int) -> dict[str, Tensor
 
 
 def _prepend(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
-    inputs = _by_name(part, args, inputs)
-    vectors = _make(find(part)[1])
+    if once_a_step.is_being_made():
+        return args, inputs
+    inputs, tokens = _by_name(part, args, inputs), find(part)[1]
+    if _is_seen(part):
+        inputs["position_ids"] = inputs["position_ids"] + tokens.num_tokens
+        return (), inputs
+    vectors = _make(tokens)
     count, mask = len(vectors), inputs.get("attention_mask")
     order = _order(part, mask, count)
     if mask is not None:
@@ -220,7 +211,7 @@ def _cut(part: PreTrainedModel, _args: tuple, inputs: Inputs, output: Any) -> An
     Where the first state stands for a whole row, it is that of the first virtual token, which takes the first word's place.
     """
     embeddings = inputs.get("inputs_embeds")
-    if embeddings is None or _past(inputs) > embeddings.shape[1]:
+    if embeddings is None or _past(inputs) > embeddings.shape[1] or once_a_step.is_being_made():
         return output
     states, count = output.last_hidden_state, find(part)[1].num_tokens
     kept = 1 if anatomy.pooling(part) == "first" else 0

@@ -192,7 +192,7 @@ class RunResult:
     """The resolved settings tree."""
     versions: dict[str, str]
     machine: dict[str, str]
-    """'cpu', 'cores', 'memory', 'accelerator'."""
+    """'cpu', 'cores', 'memory', 'accelerator', 'kernels'."""
     seed: int
     model: ModelFacts
     data: DataFacts

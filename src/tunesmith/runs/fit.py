@@ -23,7 +23,7 @@ from tunesmith.model.save_model import save_model
 from tunesmith.reports.card import write_card
 from tunesmith.reports.html import write_report
 from tunesmith.reports.result import Cost, DataFacts, ModelFacts, Progress, RunResult
-from tunesmith.runs import baseline, defaults, machine, outcome, rehearsal
+from tunesmith.runs import baseline, defaults, outcome, rehearsal
 from tunesmith.runs.keeper import RunKeeper, require_room, restored
 from tunesmith.runs.place import Place
 from tunesmith.runs.profile import Profiler, Unprofiled
@@ -89,7 +89,7 @@ def carry_on(session: Session, place: Place, result: RunResult, signals: Signals
         TunesmithError: As `fit`.
     """
     try:
-        with place.disk_errors_said():
+        with place.disk_errors_said(), session.kernels():
             _train_and_tell(session, place, result, signals)
             finish(session, place, result, began)
     except BaseException as error:
@@ -215,7 +215,7 @@ def record(session: Session) -> RunResult:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=settings.to_mapping(session.settings),
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
-        machine=machine.facts(session.device),
+        machine=session.machine(),
         seed=session.settings.training.seed,
         model=ModelFacts(
             name=source.name,

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import torch
 
+from tunesmith.kernels import by_device
+
 
 def facts(device: torch.device) -> dict[str, str]:
-    """Processor, the cores of it that this process may use, memory and accelerator."""
+    """Processor, the cores of it that this process may use, memory, accelerator, and what kernels compute."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{memory_bytes / 2**30:.0f} GiB",
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
+        "kernels": by_device.description(device.type),
     }
 
 

@@ -11,7 +11,7 @@ from tunesmith.errors import RunError
 from tunesmith.reports.result import RunResult
 from tunesmith.runs.fit import Began, carry_on
 from tunesmith.runs.place import Place, located
-from tunesmith.runs.session import prepare_session
+from tunesmith.runs.session import Session, prepare_session
 from tunesmith.runs.signals import Signals
 from tunesmith.settings import FitSettings
 from tunesmith.training import memory
@@ -41,9 +41,19 @@ def resume(folder: Path, watch: Watch) -> RunResult:
         ):
             if before != now:
                 raise RunError(f"The {what} of {folder} has changed since the run began, so it cannot go on. Start a new run.")
+        _tell_of_other_kernels(result, session)
         durable.discard_leftovers(folder)
         result.status, result.error, result.has_diverged = "running", None, False
         return carry_on(session, place, result, signals, began)
+
+
+def _tell_of_other_kernels(result: RunResult, session: Session) -> None:
+    """Warn if other code computes now than before: numbers are rounded elsewhere."""
+    before, now = result.machine.get("kernels"), session.machine()["kernels"]
+    if before and before != now:
+        session.watch.warn(
+            f"Kernels were '{before}' when the run began and are '{now}' now: the result will not be the same to the last bit."
+        )
 
 
 def located_settings(chosen: FitSettings, directory: str) -> FitSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterable
@@ -15,13 +16,13 @@ from transformers import PreTrainedModel
 from tunesmith import registry, settings, starter
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
-from tunesmith.errors import DataError, SettingsError
+from tunesmith.errors import SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
 from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
-from tunesmith.runs import defaults
+from tunesmith.runs import defaults, machine, requirements
 from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
 from tunesmith.training import memory, precision, workers
@@ -98,6 +99,15 @@ class Session:
             data=dataclasses.replace(chosen.data, max_length=data.max_length),
         )
 
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
+        """The scope that this run computes in: by kernels of our own, or by torch's operations alone."""
+        return by_device.torch_alone() if self.settings.training.fast_paths == "off" else contextlib.nullcontext()
+
+    def machine(self) -> dict[str, str]:
+        """Facts of what computes this run, for its record."""
+        with self.kernels():
+            return machine.facts(self.device)
+
     def load_base(self) -> None:
         """Load the base model in the number format of this machine and find out how it takes batches."""
         training = self.settings.training
@@ -119,8 +129,9 @@ class Session:
             precision.store_frozen(self.model, self.dtype)
         memory.keep_freed_memory()  # from here on: what loading held is given back
         self.watch.say(sentence)
-        if self.device.type == "cuda" and not by_device.has_triton():
-            self.watch.warn("Triton is not installed: a GPU computes without tunesmith's own kernels. `pip install triton`")
+        if missing := by_device.missing(self.device.type):
+            tell = self.watch.warn if self.device.type == "cuda" else self.watch.say  # a processor loses about a tenth
+            tell(f"computing without tunesmith's own kernels, which is slower: {missing}")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
         if reason:
@@ -196,7 +207,7 @@ def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
         torch.set_num_threads(chosen.training.threads)
     recorder = Recorder(watch)
     method = method_of(chosen)
-    _require_frozen(chosen.training.base_bits, method)
+    requirements.require_frozen(chosen.training.base_bits, method)
     source = load.find(chosen.model, recorder)
     data = prepare(
         _with_fetched(chosen.data, recorder),
@@ -212,50 +223,12 @@ def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
         recorder.say(sentence)
     for sentence in data.warnings:
         recorder.warn(sentence)
-    _require_held_out(data)
+    requirements.require_held_out(data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _require_workers(chosen.training.workers, device)
+    requirements.require_workers(chosen.training.workers, device)
     session = Session(chosen, source, data, method, device, recorder)
     session.decide()
     return session
-
-
-def _require_frozen(base_bits: int, method: Method) -> None:
-    """Refuse to train weights that are stored too coarsely to learn.
-
-    Raises:
-        SettingsError: If the method trains the base model's own weights, and these are to be quantised.
-    """
-    if base_bits < 16 and method.trains_base_weights:
-        raise SettingsError(
-            f"--base-bits {base_bits} stores the base model's weights too coarsely to be trained, and {method.name!r} trains "
-            "them. Use a method that adds weights of its own, such as --method qlora, or leave --base-bits out."
-        )
-
-
-def _require_workers(num_processes: int | None, device: torch.device) -> None:
-    """Refuse to share the work where this cannot be done.
-
-    Raises:
-        SettingsError: If several processes are asked for.
-    """
-    if num_processes is not None and num_processes > 1 and not workers.are_possible(device):
-        raise SettingsError(f"--workers {num_processes} needs Linux and trains on the CPU only. Leave it out.")
-
-
-def _require_held_out(data: PreparedData) -> None:
-    """Refuse to train where nothing could be said of the result.
-
-    Raises:
-        DataError: If a part has no row.
-    """
-    if not len(data.validation.tokens):
-        purpose, cure = "to choose the best checkpoint", "more rows or a larger --validation-share"
-    elif not len(data.test.tokens):
-        purpose, cure = "to test", "more rows, a larger --test-share, or rows by --eval"
-    else:
-        return
-    raise DataError(f"No row of {data.name} is held out {purpose}. Give {cure}.")
 
 
 def _weightless(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
+from tunesmith.kernels import by_device
 from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
 from tunesmith.training.laps import UNMEASURED, Laps, Part
@@ -120,8 +121,15 @@ class StepCounter:
 
     def count(self, learner: Learner, batches: Sequence[Batch]) -> None:
         """Run the passes of a step; the weights do not move and the gradients are thrown away."""
+        passes = [Pass(batch, 0) for batch in batches]
         with self._operations, _after_body(learner.forward.model, self):
-            learner.accumulate([Pass(batch, 0) for batch in batches], self)
+            learner.accumulate(passes, self)  # as it is done: what is kept
+            learner.optimizer.forget()
+            self.flop, kept_bytes = dict.fromkeys(PARTS, 0), self.kept_bytes
+            self._operations.products.clear()
+            with by_device.torch_alone():  # the same by operations that are seen
+                learner.accumulate(passes, self)
+        self.kept_bytes = kept_bytes
         learner.optimizer.forget()
 
     def limit(self, dtype: torch.dtype, device: torch.device) -> float:

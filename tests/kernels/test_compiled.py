@@ -1,0 +1,90 @@
+"""Compiled code is made once, kept where only its user can write, and done without where it cannot be made."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+import torch
+
+from tunesmith.kernels.cpu import compiled
+
+needs_compiler = pytest.mark.skipif(bool(compiled.why_not()), reason="needs a C compiler")
+library, why_not = compiled.library.__wrapped__, compiled.why_not.__wrapped__
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that compiled code is kept in."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    return tmp_path / "kernels"
+
+
+def _compiler(folder: Path, script: str) -> str:
+    """A compiler that does what a script says."""
+    file = folder / "compiler"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+@needs_compiler
+def test_it_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    first = library(torch.float32)
+    [file] = cache.iterdir()
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert isinstance(library(torch.float32), type(first))
+    assert file.stat().st_mode & 0o022 == 0
+
+
+@needs_compiler
+def test_each_number_format_has_code_of_its_own(cache: Path):
+    for dtype in compiled.FORMATS:
+        library(dtype)
+    assert {file.name.partition("-")[0] for file in cache.iterdir()} == {"float32", "bfloat16"}
+
+
+@needs_compiler
+def test_a_folder_that_others_write_to_is_not_trusted(cache: Path):
+    cache.mkdir()
+    cache.chmod(0o777)
+    assert isinstance(library(torch.float32), ctypes.CDLL)
+    assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_damaged_file_is_made_again_by_the_next_run(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    library(torch.float32)
+    [name] = [file.name for file in cache.iterdir()]
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "other"))
+    (tmp_path / "other" / "kernels").mkdir(parents=True)
+    (tmp_path / "other" / "kernels" / name).write_bytes(b"\x7fELF and no more")
+    with pytest.raises(compiled.NotCompiled, match="cannot be loaded"):
+        library(torch.float32)
+    assert isinstance(library(torch.float32), ctypes.CDLL)
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    with pytest.raises(compiled.NotCompiled, match="no C compiler is installed"):
+        library(torch.float32)
+
+
+def test_a_compiler_that_fails_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", _compiler(tmp_path, "echo numbers.h: it cannot be >&2; exit 3"))
+    with pytest.raises(compiled.NotCompiled, match=r"compiler failed: numbers.h: it cannot be"):
+        library(torch.float32)
+    assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_compiler_that_knows_no_native_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    refusing = 'case "$*" in *=native*) echo unknown >&2; exit 1;; esac; exec cc "$@"'
+    monkeypatch.setenv("CC", _compiler(tmp_path, refusing))
+    assert isinstance(library(torch.float32), ctypes.CDLL)
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TUNESMITH_COMPILED", "off")
+    assert why_not() == "TUNESMITH_COMPILED is off"
