@@ -11,6 +11,8 @@ from benchmarks.job import Measurement
 Compare = Literal["curves", "rounded curves", "first step", "nothing"]
 
 LOSS_TOLERANCE = 0.01
+ROUNDED_LOSS_TOLERANCE = LOSS_TOLERANCE + 2**-8
+"""A peer that computes in bfloat16 gives its loss in it, too: half a unit in the last place more."""
 GRADIENT_TOLERANCE = 0.10
 """AdamW forgives gradients that are wrong by a factor, and the loss curve does not show it; the norms do."""
 LEAST_FALL = 0.02
@@ -54,14 +56,15 @@ def problems(name: str, found: Measurement, reference: Measurement, compare: Com
     if len(found.losses) != len(reference.losses):
         wrong.append(f"{name}: took {len(found.losses)} steps, the reference {len(reference.losses)}.")
     end = 1 if compare == "first step" else None
+    allowed = ROUNDED_LOSS_TOLERANCE if compare == "first step" else LOSS_TOLERANCE
     largest = max(reference.gradient_norms, default=0.0) if compare == "rounded curves" else None
     for what, ours, theirs, unit, tolerance in (
-        ("losses", found.losses[:end], reference.losses[:end], None, LOSS_TOLERANCE),
+        ("losses", found.losses[:end], reference.losses[:end], None, allowed),
         ("gradient norms", found.gradient_norms[:end], reference.gradient_norms[:end], largest, GRADIENT_TOLERANCE),
     ):
         gap = largest_gap(ours, theirs, unit)
         if gap > tolerance:
-            wrong.append(f"{name}: the {what} are off by {gap:.2%}, allowed are {tolerance:.0%}: {ours} against {theirs}.")
+            wrong.append(f"{name}: the {what} are off by {gap:.2%}, allowed are {tolerance:.2%}: {ours} against {theirs}.")
     return wrong
 
 

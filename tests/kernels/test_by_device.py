@@ -173,6 +173,51 @@ def test_cross_entropy(
     _assert_close(slopes, exact, TOLERANCE[dtype])
 
 
+@dtypes
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_no_number_is_never_hidden(device: Device, bad: float, dtype: torch.dtype):
+    logits, x = device.draw(3, 40, dtype=dtype), device.draw(3, 40, dtype=dtype)
+    logits[1, 35] = x[1, 35] = bad
+    targets = torch.zeros(3, dtype=torch.long, device=device.name)
+    losses, slopes = device.kernel("linear_cross_entropy.losses_and_slopes")(logits, targets, 1.0, None, for_gradients=True)
+    y, _ = device.kernel("rms_norm.forward")(x, torch.ones(40, dtype=dtype, device=device.name), 1e-5)
+    opened = device.kernel("gated.product")(x, torch.zeros_like(x))
+    for found in (losses, slopes, y, opened):
+        assert found.isfinite().all(1).tolist() == [True, False, True]
+
+
+def test_a_target_without_a_logit_is_refused(device: Device):
+    if device.kind == "gpu":
+        pytest.skip("a GPU is not waited for")
+    kernel = device.kernel("linear_cross_entropy.losses_and_slopes")
+    for target in (-100, 10):
+        with pytest.raises(IndexError, match="for 10 logits"):
+            kernel(device.draw(1, 10), torch.tensor([target]), 1.0, None, for_gradients=True)
+
+
+def test_branches_of_two_types(device: Device):
+    """As autocast gives them where one branch has a change of its own."""
+    if device.kind == "gpu":
+        pytest.skip("each tensor has its type there")
+    gate, up, dy = device.draw(3, 50), device.draw(3, 50, dtype=torch.bfloat16), device.draw(3, 50)
+    [(found, expected)] = device.both("gated.product", gate, up)
+    _assert_close(found, expected, 1e-2)
+    dgate, dup = device.kernel("gated.gradients")(dy, gate, up, None, overwrite=False)
+    _assert_close(dgate, dy * up * torch.sigmoid(gate) * (1 + gate * (1 - torch.sigmoid(gate))), 1e-2)
+    _assert_close(dup, dy * torch.nn.functional.silu(gate), 1e-2)
+
+
+@dtypes
+@pytest.mark.parametrize("masked", [False, True])
+def test_probabilities(device: Device, masked: bool, dtype: torch.dtype):
+    if "attention.probabilities" in WITHOUT_KERNEL[device.kind]:
+        pytest.skip("part of a larger kernel")
+    mask = torch.zeros(5, 7, dtype=dtype).masked_fill_(torch.ones(5, 7).triu(3) > 0, -torch.inf) if masked else None
+    [(found, expected)] = device.both("attention.probabilities", device.draw(2, 15, 37, dtype=dtype) * 3, mask)
+    _assert_close(found, expected, TOLERANCE[dtype])
+    assert torch.equal(found == 0, expected == 0), "what is hidden has no share at all"
+
+
 def test_cross_entropy_writes_gradients_in_the_place_of_logits(device: Device):
     logits = device.draw(4, 10)
     _, slopes = device.kernel("linear_cross_entropy.losses_and_slopes")(
@@ -223,6 +268,7 @@ def test_what_a_kernel_is_taken_for(monkeypatch: pytest.MonkeyPatch):
     assert by_device.kind_for((codes, 1.0, torch.bfloat16)) == "cpu", "what comes out is in 16 bits"
     assert by_device.kind_for((x.double(),)) is None
     assert by_device.kind_for((codes, 1.0, torch.float64)) is None
+    assert by_device.kind_for((x, x.double())) is None
     assert by_device.kind_for((x.to("meta"),)) is None
     with by_device.torch_alone():
         assert by_device.kind_for((x,)) is None
@@ -235,7 +281,8 @@ def test_what_a_kernel_is_taken_for(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_computes_in_words(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled, "why_not", lambda: None)
-    assert by_device.description("cpu") == "tunesmith's, compiled for this device"
+    monkeypatch.setattr(compiled, "fingerprint", lambda: "0123")
+    assert by_device.description("cpu") == "tunesmith's in C, 0123"
     with by_device.torch_alone():
         assert by_device.description("cpu") == "torch's operations alone: as asked"
         assert by_device.missing("cpu") is None

@@ -54,13 +54,45 @@ def test_a_folder_that_others_write_to_is_not_trusted(cache: Path):
 
 
 @needs_compiler
+def test_a_file_that_others_write_to_is_made_again(cache: Path):
+    library(torch.float32)
+    [file] = cache.iterdir()
+    file.chmod(0o777)
+    before = file.stat().st_ino
+    library(torch.float32)
+    assert (file.stat().st_ino != before, file.stat().st_mode & 0o777) == (True, 0o700)
+
+
+@needs_compiler
+def test_a_folder_in_one_that_others_write_to_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They could put their own in its place."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(shared / "cache"))
+    assert isinstance(library(torch.float32), ctypes.CDLL)
+    assert list((shared / "cache" / "kernels").iterdir()) == []
+
+
+@needs_compiler
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compiled, "cache_folder", homeless)
+    assert isinstance(library(torch.float32), ctypes.CDLL)
+
+
+@needs_compiler
 def test_a_damaged_file_is_made_again_by_the_next_run(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     library(torch.float32)
     [name] = [file.name for file in cache.iterdir()]
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "other"))
-    (tmp_path / "other" / "kernels").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "kernels").mkdir(mode=0o700)
     (tmp_path / "other" / "kernels" / name).write_bytes(b"\x7fELF and no more")
-    with pytest.raises(compiled.NotCompiled, match="cannot be loaded"):
+    (tmp_path / "other" / "kernels" / name).chmod(0o700)
+    with pytest.raises(compiled.NotCompiled, match="cannot be used"):
         library(torch.float32)
     assert isinstance(library(torch.float32), ctypes.CDLL)
 
@@ -68,6 +100,21 @@ def test_a_damaged_file_is_made_again_by_the_next_run(cache: Path, tmp_path: Pat
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     with pytest.raises(compiled.NotCompiled, match="no C compiler is installed"):
+        library(torch.float32)
+
+
+def test_elsewhere_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled.platform, "system", lambda: "Windows")
+    with pytest.raises(compiled.NotCompiled, match="no code is compiled on"):
+        library(torch.float32)
+
+
+def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiled, "_compile", full)
+    with pytest.raises(compiled.NotCompiled, match="No space left on device"):
         library(torch.float32)
 
 

@@ -23,6 +23,7 @@ from tunesmith.methods.ptuning import PTuning
 from tunesmith.model import virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
+from tunesmith.model.once_a_step import Made
 from tunesmith.strategy import Strategy
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import Learner, Pass, Update, take_step
@@ -305,3 +306,44 @@ def test_where_a_window_hides_virtual_tokens_every_pass_computes_them():
     tokens = _Tokens(forward.model)
     _assert_same(_accumulated(forward, optimizer, passes), whole)
     assert tokens.count == sum(len(one.input_ids) + 4 for one in passes if one.num_targets)
+
+
+def test_nor_do_they_where_rotary_embedding_depends_on_the_length():
+    forward, optimizer = tiny_runs.attached(Prompt(num_tokens=4), "llama", "causal")
+    forward.model.config.rope_parameters = {**forward.model.config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
+    tokens, passes = _Tokens(forward.model), _cut(tiny_runs.language_table(), 2)
+    _accumulated(forward, optimizer, passes)
+    assert tokens.count == sum(len(one.input_ids) + 4 for one in passes if one.num_targets)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_virtual_tokens_of_layers_that_recompute(reentrant: bool):
+    forward, optimizer = tiny_runs.attached(Prompt(num_tokens=4), "llama", "causal")
+    passes = _cut(tiny_runs.language_table(), 2)
+    plain = _accumulated(forward, optimizer, passes)
+    model = forward.model.train()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    _assert_same(_accumulated(forward, optimizer, passes), plain)
+
+
+def test_gradients_of_many_passes_are_added_up_exactly():
+    """In 16 bits the sum of equal terms would stop at 256."""
+
+    class Maker(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vectors = nn.Parameter(torch.ones(2))
+
+        def forward(self) -> Tensor:
+            return self.vectors.bfloat16()
+
+    maker = Maker()
+    made = Made(maker)
+    for _ in range(512):
+        copies = made.copies()
+        assert isinstance(copies, Tensor)
+        copies.bfloat16().sum().backward()
+    made.backward()
+    assert maker.vectors.grad is not None
+    assert maker.vectors.grad.tolist() == [512.0, 512.0]

@@ -106,18 +106,20 @@ class _SegmentAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
+        short: list[bool] = []
         keys, values = _Seen(k, segments), _Seen(v, segments)
         for part in segments.parts():
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
+            short.append(_takes_short(inputs, rule))
             if _takes_flash(inputs, rule):
                 num_shared = segments.num_shared if part.sees_shared else 0
                 kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
-            elif _takes_short(inputs, rule):
+            elif short[-1]:
                 short_attention.attend(inputs, place, causal=rule.causal, scale=rule.scale)
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
-        ctx.segments, ctx.rule = segments, rule
+        ctx.segments, ctx.rule, ctx.short = segments, rule, short
         return out
 
     @staticmethod
@@ -128,20 +130,22 @@ class _SegmentAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         keys, values = _Seen(k, segments), _Seen(v, segments)
         key_gradients, value_gradients = _Gradients(dk, segments), _Gradients(dv, segments)
-        for part in segments.parts():
+        for part, is_short in zip(segments.parts(), ctx.short, strict=True):
             rows = part.queries
             inputs = (q[rows], keys.by(part), values.by(part))
             outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
             if _takes_flash(inputs, rule):
                 result = out[rows], next(keeps)
                 flash.write_gradients(inputs, result, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
-            elif _takes_short(inputs, rule):
+            elif is_short:
                 short_attention.write_gradients(inputs, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
             else:
                 blocks = _blocks(inputs, segments, part, rule)
                 _products_gradients(inputs, blocks, next(keeps) if len(blocks) == 1 else None, dout[rows], outputs, rule.scale)
             key_gradients.add(part)
             value_gradients.add(part)
+        key_gradients.end()
+        value_gradients.end()
         return dq, dk, dv, None, None
 
 
@@ -152,8 +156,8 @@ class _Gradients:
         self.total, self.num_shared = total, segments.num_shared
         if self.num_shared:
             self.buffer = total.new_empty(self.num_shared + max(segments.lengths), *total.shape[1:])
-            if not segments.in_stream:
-                total[: self.num_shared].zero_()
+            wide = torch.promote_types(total.dtype, torch.float32)
+            self.shared = torch.zeros(self.num_shared, *total.shape[1:], dtype=wide, device=total.device)
 
     def of(self, part: Part) -> Tensor:
         """`(seen, heads, width)`, to be filled."""
@@ -164,8 +168,15 @@ class _Gradients:
         """Take over what was filled in."""
         if part.sees_shared:
             filled = self.of(part)
-            self.total[: self.num_shared] += filled[: self.num_shared]
+            self.shared += filled[: self.num_shared]
             self.total[part.keys] = filled[self.num_shared :]
+        elif self.num_shared:
+            self.shared += self.total[: self.num_shared]  # what the shared tokens see of each other
+
+    def end(self) -> None:
+        """Write the sums, rounded once."""
+        if self.num_shared:
+            self.total[: self.num_shared] = self.shared
 
 
 def _mask(length: int, segments: Segments, part: Part, rule: Rule, dtype: torch.dtype) -> Tensor | None:

@@ -48,8 +48,10 @@ def kind_for(args: tuple[object, ...]) -> Kind | None:
     if _plain or not isinstance(first, Tensor):
         return None
     dtype = next((a for a in args if isinstance(a, torch.dtype)), first.dtype)
+    if torch.float64 in (dtype, *(a.dtype for a in args if isinstance(a, Tensor))):
+        return None
     if first.is_cuda:
-        return "gpu" if dtype != torch.float64 and has_triton() else None
+        return "gpu" if has_triton() else None
     if first.device.type != "cpu" or dtype not in compiled.FORMATS or torch.get_num_threads() > 1:
         return None
     return "cpu" if compiled.is_there() else None
@@ -77,7 +79,9 @@ def missing(device_type: str) -> str | None:
 def description(device_type: str) -> str:
     """What computes on a device, in words; another answer means other roundings."""
     reason = "as asked" if _plain else missing(device_type)
-    return f"torch's operations alone: {reason}" if reason else "tunesmith's, compiled for this device"
+    if reason:
+        return f"torch's operations alone: {reason}"
+    return f"tunesmith's in C, {compiled.fingerprint()}" if device_type == "cpu" else "tunesmith's in Triton"
 
 
 @functools.cache

@@ -23,6 +23,10 @@ from tunesmith.method import Method
 from tunesmith.model import anatomy, surgery, virtual_tokens
 
 
+HEAD_RATE = 10.0
+"""How many times as fast as the prompt encoder a new head learns: at one rate either the head lags or the network diverges."""
+
+
 class PromptEncoder(virtual_tokens.VirtualTokens):
     """Free vectors and the network that makes a prompt of them."""
 
@@ -73,6 +77,9 @@ class PTuning(Method, PeftFormat):
     @property
     def num_positions(self) -> int:
         return self.num_tokens
+
+    def rate_of(self, parameter_name: str) -> float:
+        return 1.0 if virtual_tokens.NAME in parameter_name.split(".") else HEAD_RATE
 
     def attach(self, model: nn.Module) -> None:
         assert isinstance(model, PreTrainedModel)

@@ -94,7 +94,7 @@ def _make(tokens: VirtualTokens) -> Any:
 def _is_seen(part: PreTrainedModel) -> bool:
     """Whether the layers see the virtual tokens that stand before the words, in all passes alike."""
     tokens = find(part)[1]
-    return tokens in _made and torch.is_grad_enabled() and _made[tokens].is_seen(part)
+    return tokens in _made and packed.rows() is not None and _made[tokens].is_seen(part)
 
 
 def find(model: nn.Module) -> tuple[str, VirtualTokens]:

@@ -30,6 +30,7 @@ FORMATS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 _FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 """What compilers call it, and if they know neither word, code for every processor of this kind."""
+_SYSTEMS = ("Linux", "Darwin")
 _TIMEOUT_SECONDS = 120
 _FOLDER = Path(__file__).parent
 
@@ -47,6 +48,12 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
         NotCompiled: If there is no code here.
     """
     getattr(library(dtype), name)(*map(_for_c, arguments))
+
+
+def fingerprint() -> str:
+    """Of the code that is there, of its compiler and of the processor: others may round elsewhere."""
+    compiler = _compiler()
+    return "" if compiler is None else _fingerprint(compiler)
 
 
 def is_there() -> bool:
@@ -74,31 +81,62 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         NotCompiled: If that cannot be.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
+    if platform.system() not in _SYSTEMS:
+        raise NotCompiled(f"no code is compiled on {platform.system()}")
+    compiler = _compiler()
     if compiler is None:
         raise NotCompiled("no C compiler is installed (cc, gcc or clang)")
-    name = f"{str(dtype).removeprefix('torch.')}-{_fingerprint(compiler)}.so"
     with contextlib.ExitStack() as stack:
-        folder = _private_cache() or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if not (folder / name).exists():
-            _compile(compiler, FORMATS[dtype], folder / name)
         try:
-            return ctypes.CDLL(str(folder / name))
+            folder = _private_cache() or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            file = folder / f"{str(dtype).removeprefix('torch.')}-{_fingerprint(compiler)}.so"
+            if not _is_private(file):
+                _compile(compiler, FORMATS[dtype], file)
+            return _loaded(file)
         except OSError as error:
-            (folder / name).unlink()  # the next run makes it again
-            raise NotCompiled(f"what {compiler} made cannot be loaded: {error}") from None
+            raise NotCompiled(f"what {compiler} makes cannot be used: {error}") from None
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
+
+
+def _loaded(file: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.unlink()  # the next run makes it again
+        raise
 
 
 def _private_cache() -> Path | None:
-    """Where compiled code is kept; None if others could change what is there."""
-    folder = cache_folder() / "kernels"
+    """Where compiled code is kept; None if others could change what is there, or there is no such place."""
     try:
+        folder = cache_folder() / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except OSError:
+        folder = folder.resolve(strict=True)
+    except (OSError, RuntimeError):  # without a home, for one
         return None
-    is_private = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return folder if is_private and os.access(folder, os.W_OK) else None
+    is_safe = _is_private(folder) and not any(map(_can_be_exchanged, folder.parents))
+    return folder if is_safe and os.access(folder, os.W_OK) else None
+
+
+def _is_private(path: Path) -> bool:
+    """Whether a file or folder is there, is the user's, and nobody else can write to it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _can_be_exchanged(folder: Path) -> bool:
+    """Whether others than the user and the system could put something else in the place of what is in a folder."""
+    found = folder.stat()
+    if found.st_uid not in (0, os.getuid()):
+        return True
+    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not found.st_mode & stat.S_ISVTX
 
 
 def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
@@ -113,13 +151,14 @@ def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
         for processor in _FOR_THIS_PROCESSOR:
             command = [compiler, *_FLAGS, *processor, *flags, "-o", str(made), *map(str, sorted(_FOLDER.glob("*.c"))), "-lm"]
             try:
-                result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise NotCompiled(f"{compiler} could not be run: {error}") from None
+                result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
+            except subprocess.TimeoutExpired:
+                raise NotCompiled(f"{compiler} took more than {_TIMEOUT_SECONDS} seconds") from None
             if result.returncode == 0:
+                made.chmod(0o700)
                 made.replace(target)
                 return
-            reason = next(iter(result.stderr.splitlines()), f"exit code {result.returncode}")
+            reason = next(iter(result.stderr.decode(errors="replace").splitlines()), f"exit code {result.returncode}")
     raise NotCompiled(f"{compiler} failed: {reason}")
 
 
@@ -129,14 +168,20 @@ def _fingerprint(compiler: str) -> str:
     for file in sorted([*_FOLDER.glob("*.c"), *_FOLDER.glob("*.h")]):
         digest.update(file.read_bytes())
     about = Path(compiler).resolve().stat()
-    digest.update(f"{compiler} {about.st_size} {about.st_mtime_ns} {_FLAGS} {platform.machine()}".encode())
-    with contextlib.suppress(OSError):
-        digest.update("".join(re.findall(r"^(?:model name|flags|Features)\s*:.*$", _processor(), re.MULTILINE)[:2]).encode())
+    digest.update(f"{compiler} {about.st_size} {about.st_mtime_ns} {_FLAGS} {platform.machine()} {_processor()}".encode())
     return digest.hexdigest()[:16]
 
 
+@functools.cache
 def _processor() -> str:
-    return Path("/proc/cpuinfo").read_text()
+    """What distinguishes processors that run other code."""
+    with contextlib.suppress(OSError):
+        facts = Path("/proc/cpuinfo").read_text()
+        return " ".join(re.findall(r"^(?:model name|flags|Features|cpu)\s*:.*$", facts, re.MULTILINE)[:2])
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, timeout=10, check=True).stdout.decode(errors="replace")
+    return platform.node()
 
 
 def _for_c(argument: Argument) -> object:

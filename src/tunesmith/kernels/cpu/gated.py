@@ -8,7 +8,7 @@ from tunesmith.kernels.cpu.compiled import call
 
 def product(gate: Tensor, up: Tensor) -> Tensor:
     """See `tunesmith.kernels.gated.product`."""
-    gate, up = gate.contiguous(), up.contiguous()
+    gate, up = gate.contiguous(), up.to(gate.dtype).contiguous()
     y = torch.empty_like(gate)
     call("gated_product", gate.dtype, gate, up, y, y.numel())
     return y
@@ -21,7 +21,7 @@ def reopened(gate: Tensor, up: Tensor) -> tuple[Tensor, None]:
 
 def gradients(dy: Tensor, gate: Tensor, up: Tensor, opened: None, *, overwrite: bool) -> tuple[Tensor, Tensor]:
     """See `tunesmith.kernels.gated.gradients`."""
-    dy, gate, up = dy.contiguous(), gate.contiguous(), up.contiguous()
+    dy, gate, up = (t.to(gate.dtype).contiguous() for t in (dy, gate, up))  # under autocast they may differ
     dgate, dup = torch.empty_like(gate), dy if overwrite else torch.empty_like(up)
     call("gated_gradients", gate.dtype, dy, gate, up, dgate, dup, dy.numel())
     return dgate, dup

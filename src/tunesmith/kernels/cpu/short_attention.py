@@ -21,7 +21,7 @@ def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
 def attend(inputs: tuple[Tensor, ...], out: Tensor, *, causal: bool, scale: float) -> None:
     """Writes `out` `(length, heads, width)`, which lies side by side."""
     q, k, v = map(_by_rows, inputs)
-    call("short_attention_forward", q.dtype, q, k, v, out, _sizes(q, k, v, causal), scale)
+    call("short_attention_forward", q.dtype, q, k, v, out, _sizes(q, k, v, causal), float(scale))
 
 
 def write_gradients(
@@ -29,7 +29,7 @@ def write_gradients(
 ) -> None:
     """Writes the gradients of q, k and v, which lie side by side."""
     q, k, v = map(_by_rows, inputs)
-    call("short_attention_gradients", q.dtype, q, k, v, dout.contiguous(), *outputs, _sizes(q, k, v, causal), scale)
+    call("short_attention_gradients", q.dtype, q, k, v, dout.contiguous(), *outputs, _sizes(q, k, v, causal), float(scale))
 
 
 def _sizes(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[int, ...]:
