@@ -22,7 +22,6 @@ from tunesmith.interchange import PROMPT_IGNORED, PROMPT_PREFIX, PeftFormat, Pef
 from tunesmith.method import Method
 from tunesmith.model import anatomy, surgery, virtual_tokens
 
-
 HEAD_RATE = 10.0
 """How many times as fast as the prompt encoder a new head learns: at one rate either the head lags or the network diverges."""
 
