@@ -42,6 +42,11 @@ def test_a_run_of_one_step():
     assert speed_figure(curves) == ""
 
 
+def test_a_single_evaluation_has_its_step_once_on_the_axis():
+    one = (np.array([12.0]), np.array([4.1]))
+    assert score_figure(Curves({}, {"perplexity": one}), "perplexity", None).count(">12</text>") == 1
+
+
 def test_intervals_are_told_to_those_who_cannot_see_them(classification_result: RunResult):
     drawing = interval_figure("accuracy", classification_result.stages)
     assert "tuned model: 86.0 % (83.9 to 88.1 %)" in drawing

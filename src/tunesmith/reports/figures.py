@@ -175,6 +175,9 @@ def _label_steps(axes: Axes) -> None:
     """Whole numbers and a label on the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
+    left, right = axes.get_xlim()
+    if right - left < 2:  # one step: an axis without two whole numbers would repeat the one it has
+        axes.set_xlim((left + right) / 2 - 1, (left + right) / 2 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("step", fontsize=9)
