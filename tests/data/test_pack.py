@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.pack import common_passes, in_order_of_length, pack, passes
+from tunesmith.data.pack import common_passes, in_order_of_length, num_shared, pack, passes
 from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 
 Row = tuple[list[int], list[int]]
@@ -151,3 +151,30 @@ def test_one_learner_alone_has_the_passes_of_its_own():
     rows = np.array([3, 0, 4, 2, 1])
     alone = [group.tolist() for group in passes(table, rows, 9)]
     assert [group[0].tolist() for group in common_passes(table, [rows], 9)] == alone
+
+
+def test_what_all_rows_begin_with_is_kept_once():
+    table = _table([([7, 8, 9, 1, 2], [0, 0, 0, 0, 1]), ([7, 8, 9, 3, 4, 5], [0, 0, 0, 0, 1, 1])])
+    batch, plain = pack(table, np.array([1, 0]), num_shared=3), pack(table, np.array([1, 0]))
+    assert batch.beginning is not None
+    assert (batch.beginning.tolist(), batch.input_ids.tolist(), batch.lengths) == ([7, 8, 9], [3, 4, 1], [2, 1])
+    assert batch.positions is not None
+    assert (batch.positions.tolist(), batch.targets.tolist()) == ([0, 1, 2], plain.targets.tolist())
+    assert batch.num_real_tokens == plain.num_real_tokens == 11
+    assert plain.beginning is None
+
+
+def test_what_all_rows_begin_with_counts_once_a_pass():
+    table = _table([([1] * n, [0] * n) for n in (8, 8, 8, 9)])
+    assert [group.tolist() for group in passes(table, [0, 1, 2, 3], 18)] == [[0, 3], [1, 2]]
+    assert [group.tolist() for group in passes(table, [0, 1, 2, 3], 18, num_shared=6)] == [[0, 1, 2, 3]]
+    assert [group.tolist() for group in passes(table, [0, 1, 2, 3], 6, num_shared=6)] == [[3], [0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_processes", "expected"), [(8, 2, 20), (8, 1, 20), (8, 8, 0), (4, 2, 0), (2, 1, 0), (3, 1, 20)]
+)
+def test_a_beginning_is_shared_where_that_saves_more_than_a_pass_costs(num_rows: int, num_processes: int, expected: int):
+    table = _table([([1] * 20 + [n, n], [0] * 21 + [1]) for n in range(4)])
+    assert num_shared(table, num_rows, num_processes, on_gpu=False) == expected
+    assert num_shared(table, num_rows, num_processes, on_gpu=True) == 0

@@ -6,14 +6,14 @@ Both forms give the same numbers; `choose` proves it for the model at hand befor
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
-from tunesmith.model import anatomy, fast_paths, heads, surgery
+from tunesmith.model import anatomy, fast_paths, heads, surgery, virtual_tokens
 from tunesmith.model.batch import Batch, pad
 from tunesmith.model.packed import hidden_states, noting_windows, packing, turn
 
@@ -23,6 +23,8 @@ class Forward(ABC):
     """Computes with one model. `loss` may be differentiated inside `scope` only."""
 
     model: PreTrainedModel
+    shares: bool = False
+    """Whether what all rows begin with may be left out of batches, to be computed once (`virtual_tokens.made_once`)."""
 
     @abstractmethod
     def scope(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
@@ -194,6 +196,25 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
     return PaddedForward(model), f"{type(model).__name__} {reason}"
 
 
+def sharing(forward: Forward) -> Forward:
+    """The same, with leave to compute once what all rows begin with, if the model then still gives its own answers.
+
+    Dropout that is on would be the same for all rows of a step, and keys that a method gives have no place before words.
+    """
+    model = forward.model
+    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config) or virtual_tokens.gives_keys(model):
+        return forward
+    surgery.train_added(model)
+    if any(isinstance(module, nn.Dropout) and module.training and module.p > 0 for module in model.modules()):
+        return forward
+    probe = _probe(model, classification=False)
+    beginning = probe.input_ids[: probe.lengths[0]].flip(0)
+    with _evaluating(model), torch.no_grad():
+        whole = forward.target_losses(_beginning_with(beginning, probe))
+        with virtual_tokens.made_once(model, beginning):
+            return replace(forward, shares=_difference(forward, probe, whole) is None)
+
+
 def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | None:
     """How the packed answers differ from those of single rows, None if they do not."""
     try:
@@ -234,6 +255,14 @@ def _probe(model: PreTrainedModel, classification: bool) -> Batch:
     ends = torch.cumsum(torch.tensor(lengths), 0) - 1
     positions = torch.tensor([i for i in range(len(ids)) if i not in ends.tolist()], device=device)
     return Batch(input_ids=ids, lengths=lengths, positions=positions, targets=ids[positions + 1])
+
+
+def _beginning_with(words: Tensor, batch: Batch) -> Batch:
+    """The rows of a batch with the words before each."""
+    assert batch.positions is not None
+    ids = torch.cat([piece for row in batch.input_ids.split(batch.lengths) for piece in (words, row)])
+    positions = batch.positions + len(words) * (1 + batch.row_of_target())
+    return replace(batch, input_ids=ids, lengths=[len(words) + length for length in batch.lengths], positions=positions)
 
 
 def _rows(batch: Batch) -> list[Batch]:

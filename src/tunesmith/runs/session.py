@@ -189,6 +189,8 @@ class Session:
         training = self.settings.training
         torch.manual_seed(training.seed)
         self._attach_to(self.model)
+        if self.data.train.tokens.num_common and training.fast_paths == "on" and training.model_dropout == "off":
+            self.forward = forward.sharing(self.forward)
         stored = {}
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
