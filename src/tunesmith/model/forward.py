@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
-from tunesmith.model import anatomy, fast_paths, heads, surgery, virtual_tokens
+from tunesmith.model import anatomy, fast_paths, heads, last_layer, surgery, virtual_tokens
 from tunesmith.model.batch import Batch, pad
 from tunesmith.model.packed import hidden_states, noting_windows, packing, turn
 
@@ -64,6 +64,13 @@ class PackedForward(Forward):
 
     @contextlib.contextmanager
     def scope(self, batch: Batch) -> Iterator[None]:
+        places = self._read(batch) if self.fast else None
+        with self.stream(batch), last_layer.read_at(self.model, places, len(batch.input_ids)):
+            yield
+
+    @contextlib.contextmanager
+    def stream(self, batch: Batch) -> Iterator[None]:
+        """The same for a pass of which all final states are read."""
         with packing(self.model, batch.segments()), fast_paths.used(self.model) if self.fast else contextlib.nullcontext():
             yield
 
@@ -97,16 +104,22 @@ class PackedForward(Forward):
         return row_logits(hidden, heads.language_head(self.model))
 
     def token_logits(self, batch: Batch) -> Tensor:
-        with self.scope(batch):
+        with self.stream(batch):
             return row_logits(self.hidden(batch), heads.language_head(self.model))
 
     def mean_states(self, batch: Batch) -> Tensor:
-        with self.scope(batch):
+        with self.stream(batch):
             return torch.stack([rows.float().mean(0) for rows in self.hidden(batch).split(batch.lengths)])
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states of the stream, `(tokens, hidden)`; inside `scope` only."""
+        """Final hidden states of the stream, `(tokens, hidden)`; inside `stream`, or `scope` if no other than its loss reads them."""
         return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
+
+    def _read(self, batch: Batch) -> Tensor | None:
+        """Where final states are read that targets depend on; None if at every token."""
+        if batch.positions is not None:
+            return batch.positions
+        return heads.pooled_places(self.model, batch.segments(), batch.input_ids)
 
 
 class PaddedForward(Forward):
