@@ -38,7 +38,7 @@ def table_that_begins_alike(num_rows: int = 8, num_words: int = 6, *, seed: int 
     table, words = language_table(num_rows, seed=seed), np.arange(40, 40 + num_words, dtype=np.int32)
     places = np.repeat(table.offsets[:-1], num_words)
     labels = np.insert(table.labels, places, IGNORED)
-    ids = np.insert(table.input_ids, places, np.tile(words, num_rows))
+    ids = np.insert(table.input_ids, places, np.tile(words, num_rows)).astype(np.int32)
     return TokenTable(input_ids=ids, labels=labels, offsets=offsets_of(table.lengths + num_words))
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 import tiny_models
 import tiny_runs
 from tunesmith import registry
+from tunesmith.checkpoint import trained
 from tunesmith.method import Method
 from tunesmith.methods.lora import LoRA
 from tunesmith.model import last_layer
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward
 
-METHODS = [registry.find("tunesmith.methods", name, Method)() for name in registry.names("tunesmith.methods")]
+METHODS = [trained.method_from({"name": name}, name) for name in registry.names("tunesmith.methods")]
 CASES = [("llama", "causal"), ("gpt2", "causal"), ("bert", "classification"), ("llama", "classification")]
 BODIES = [(name, "causal") for name in tiny_models.DECODERS] + [(name, "classification") for name in tiny_models.ENCODERS]
 LENGTHS = [9, 4, 6]

@@ -49,13 +49,34 @@ class Beginning:
                 copies = self._made.keep([t for _, keys, values in known for t in (keys, values)])
                 self._seeing = [layer for layer, _, _ in known]
                 for layer, keys, values in zip(self._seeing, copies[::2], copies[1::2], strict=True):
-                    extra_keys.give(layer, ExtraKeys(keys, values))
+                    extra_keys.begin(layer, ExtraKeys(keys, values))
         return bool(self._seeing)
+
+    @contextlib.contextmanager
+    def left_out(self, part: nn.Module) -> Iterator[None]:
+        """Let a decoder take rows without the words that they begin with, if there are any."""
+        words = self._words
+        if words is None:
+            yield
+            return
+
+        def go_on(part: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            if is_being_made():
+                return args, inputs
+            if not self.is_seen(part):  # pyright: ignore[reportArgumentType]
+                raise ValueError("does not show every word what its row begins with")
+            return args, {**inputs, "position_ids": inputs["position_ids"] + len(words)}
+
+        hook = part.register_forward_pre_hook(go_on, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def end(self) -> None:
         """Let no layer see it any more."""
         for layer in self._seeing:
-            extra_keys.take_back(layer)
+            extra_keys.end(layer)
 
     def backward(self) -> None:
         """Pass on the gradients of all passes."""
@@ -69,24 +90,6 @@ class Beginning:
         vectors = [] if self._vectors is None else [self._vectors()]
         words = [] if self._words is None else [part.get_input_embeddings()(self._words)]
         return torch.cat([piece.to(anatomy.dtype_of(part)) for piece in (*vectors, *words)])
-
-
-@contextlib.contextmanager
-def words_left_out(part: PreTrainedModel, words: Tensor, beginning: Beginning) -> Iterator[None]:
-    """Let a decoder take rows without the words that they begin with; `beginning` has these words."""
-
-    def go_on(_part: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if is_being_made():
-            return args, inputs
-        if not beginning.is_seen(part):
-            raise ValueError("does not show every word what its row begins with")
-        return args, {**inputs, "position_ids": inputs["position_ids"] + len(words)}
-
-    hook = part.register_forward_pre_hook(go_on, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _all_see_all(part: PreTrainedModel) -> bool:

@@ -112,7 +112,7 @@ class PackedForward(Forward):
             return torch.stack([rows.float().mean(0) for rows in self.hidden(batch).split(batch.lengths)])
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states of the stream, `(tokens, hidden)`; inside `stream`, or `scope` if no other than its loss reads them."""
+        """Final hidden states of the stream, `(tokens, hidden)`; inside `stream`, or `scope` if only targets' are read."""
         return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
 
     def _read(self, batch: Batch) -> Tensor | None:
@@ -212,10 +212,10 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
 def sharing(forward: Forward) -> Forward:
     """The same, with leave to compute once what all rows begin with, if the model then still gives its own answers.
 
-    Dropout that is on would be the same for all rows of a step, and keys that a method gives have no place before words.
+    Not with dropout, which would be the same for all rows of a step.
     """
     model = forward.model
-    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config) or virtual_tokens.gives_keys(model):
+    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config):
         return forward
     surgery.train_added(model)
     if any(isinstance(module, nn.Dropout) and module.training and module.p > 0 for module in model.modules()):

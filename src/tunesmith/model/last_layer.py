@@ -7,7 +7,7 @@ that predict, so in the last layer the others need no feed-forward block and no 
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -69,7 +69,7 @@ class _Stretch:
 
 
 def _stretches(model: PreTrainedModel) -> list[tuple[str, str]]:
-    """Paths of the first and the last module of each stretch in the last layer; none where it is not known which is the last."""
+    """Paths of the first and the last module of each stretch in the last layer; none if that is not known."""
     with surgery.detached(model):  # by the paths of the model's own layers
         try:
             blocks, ends = roles.blocks(model), roles.layers(model, (roles.ATTENTION,))
@@ -82,5 +82,6 @@ def _stretches(model: PreTrainedModel) -> list[tuple[str, str]]:
 
 def _outermost(start: str, end: str) -> tuple[str, str]:
     """The module that a feed-forward block is, twice, or its first and last linear layer if the layer has it in pieces."""
-    parts = os.path.commonprefix([start.split("."), end.split(".")])
-    return (start, end) if parts[-1].isdigit() else (".".join(parts), ".".join(parts))
+    pairs = zip(start.split("."), end.split("."), strict=False)
+    common = ".".join(one for one, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return (start, end) if common.rpartition(".")[2].isdigit() else (common, common)

@@ -1,4 +1,4 @@
-"""What is the same in all passes of a step, made once: passes use copies, which take up gradients, and hand them on at the end."""
+"""What all passes of a step share, made once: passes use copies, which take up gradients and hand them on at the end."""
 
 from __future__ import annotations
 

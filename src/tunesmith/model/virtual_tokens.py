@@ -77,19 +77,19 @@ def made_once(model: PreTrainedModel, words: Tensor | None = None) -> Iterator[N
     computed once, too; only a forward that `shares` can do so.
     """
     tokens = next((module for module in model.modules() if isinstance(module, VirtualTokens)), None)
-    made, begun = Made(list if tokens is None else tokens), Beginning(None if isinstance(tokens, VirtualKeys) else tokens, words)
+    made = Made(list if tokens is None else tokens)
+    begun = Beginning(None if isinstance(tokens, VirtualKeys) else tokens, words)
     if tokens is not None:
         _made[tokens], _begun[tokens] = made, begun
-    leaving_out = beginning.words_left_out(anatomy.reader(model), words, begun) if words is not None else contextlib.nullcontext()
     try:
-        with leaving_out:
+        with begun.left_out(anatomy.reader(model)):
             yield
     finally:
         begun.end()
         if tokens is not None:
             del _made[tokens], _begun[tokens]
-    made.backward()
     begun.backward()
+    made.backward()
 
 
 _made: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
@@ -115,11 +115,6 @@ def find(model: nn.Module) -> tuple[str, VirtualTokens]:
 def count(model: nn.Module) -> int:
     """How many virtual tokens stand before every input of the model."""
     return sum(module.num_tokens for module in model.modules() if isinstance(module, VirtualTokens))
-
-
-def gives_keys(model: nn.Module) -> bool:
-    """Whether the layers of the model are given keys and values that no token stands for."""
-    return any(isinstance(module, VirtualKeys) for module in model.modules())
 
 
 def path_before_words(model: PreTrainedModel) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.data.examples import Chat, Labelled, SourceTarget, Text
-from tunesmith.data.pack import in_order_of_length, pack
+from tunesmith.data.pack import in_order_of_length, num_shared, pack
 from tunesmith.data.prepared import Part
 from tunesmith.evaluation import metrics, statistics
 from tunesmith.evaluation.encoder_gauge import EncoderGauge
@@ -74,11 +74,11 @@ def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
     predicted = np.zeros(len(table), dtype=np.int64)
     device, done = anatomy.device_of(forward.model), 0
     forward.model.eval()
-    num_shared = table.num_common if forward.shares else 0
-    beginning = pack(table, np.arange(1), num_shared=num_shared).to(device).beginning
+    shared = num_shared(table, len(table), 1, on_gpu=device.type == "cuda") if forward.shares else 0
+    beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning
     with virtual_tokens.made_once(forward.model, beginning):
         for rows in in_order_of_length(table, EVALUATION_TOKENS):
-            batch = pack(table, rows, num_shared=num_shared).to(device)
+            batch = pack(table, rows, num_shared=shared).to(device)
             losses[rows], counts[rows], predicted[rows] = _of_rows(forward, batch)
             done += len(rows)
             watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
@@ -98,7 +98,8 @@ def _of_rows(forward: Forward, batch: Batch) -> tuple[NDArray[np.float64], NDArr
     if not batch.num_targets:
         return none.astype(np.float64), none, none
     each, owner = forward.target_losses(batch).double().cpu().numpy(), batch.row_of_target().cpu().numpy()
-    return np.bincount(owner, each, minlength=len(none)), np.bincount(owner, minlength=len(none)), none
+    sums = np.bincount(owner, each, minlength=len(none)).astype(np.float64)
+    return sums, np.bincount(owner, minlength=len(none)).astype(np.int64), none
 
 
 def question_and_answer(part: Part, row: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

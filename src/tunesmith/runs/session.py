@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
+from tunesmith.data.pack import num_shared
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import SettingsError
@@ -189,13 +190,22 @@ class Session:
         training = self.settings.training
         torch.manual_seed(training.seed)
         self._attach_to(self.model)
-        if self.data.train.tokens.num_common and training.fast_paths == "on" and training.model_dropout == "off":
-            self.forward = forward.sharing(self.forward)
+        self._share_beginning()
         stored = {}
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
             stored = precision.stored_as(self.model, self.dtype)
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
+
+    def _share_beginning(self) -> None:
+        """Let what all rows begin with be computed once a step where that is worth it and gives the same."""
+        training, on_gpu = self.settings.training, self.device.type == "cuda"
+        assert training.rows_per_step is not None
+        count = num_shared(self.data.train.tokens, training.rows_per_step, training.workers or 1, on_gpu=on_gpu)
+        if count and training.fast_paths == "on" and training.model_dropout == "off":
+            self.forward = forward.sharing(self.forward)
+            if self.forward.shares:
+                self.watch.say(f"the {count} tokens that all rows begin with are computed once a step")
 
 
 def prepare_session(chosen: FitSettings, watch: Watch) -> Session:

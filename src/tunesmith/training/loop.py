@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
