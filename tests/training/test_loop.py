@@ -281,8 +281,8 @@ def test_the_same_run_twice_is_bitwise_the_same(tmp_path: Path):
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_what_all_rows_begin_with_is_computed_once_a_step(tmp_path: Path, num_processes: int, monkeypatch: pytest.MonkeyPatch):
-    """In each process; and the run learns the same."""
+def test_what_all_rows_begin_with_is_taken_apart(tmp_path: Path, num_processes: int, monkeypatch: pytest.MonkeyPatch):
+    """And the run learns the same."""
     table = tiny_runs.table_that_begins_alike(num_words=40)
     plan = replace(PLAN, rows_per_step=4, tokens_per_pass=60, num_processes=num_processes)
     taken, losses = [], []
@@ -299,4 +299,5 @@ def test_what_all_rows_begin_with_is_computed_once_a_step(tmp_path: Path, num_pr
     for one, other in zip(plain, shared, strict=True):
         computed = [sum(len(batch.input_ids) for batch in batches) for batches in (one, other)]
         assert computed[0] - computed[1] == 4 * 40
+        assert all(batch.beginning is not None for batch in other)
         assert sum(b.num_real_tokens for b in one) == sum(b.num_real_tokens for b in other)

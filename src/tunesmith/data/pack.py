@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from tunesmith.data.table import IGNORED, TokenTable
 from tunesmith.model.batch import Batch
 
-WORTH_A_PASS = {"processor": 32, "gpu": 2048}
-"""Tokens that take about as long as what a pass takes besides its tokens; on a GPU an estimate."""
-LEAST_SAVED = 0.02
-"""Share of a step's tokens that must be saved besides, as rows that see what they did not compute cost a little more."""
+LEAST_SHARED = 0.03
+"""Share of a row that a common beginning must be: seeing what others have computed costs a little, too."""
 
 
 def passes(
@@ -80,11 +78,9 @@ def _first_fit_decreasing(lengths: NDArray[np.int64], tokens_per_pass: int) -> l
     return [np.array(group, dtype=np.int64) for group in groups]
 
 
-def num_shared(table: TokenTable, rows_per_step: int, num_processes: int, *, on_gpu: bool) -> int:
-    """How many tokens that all rows begin with are worth a pass of their own, once a step in each process; 0 if none are."""
-    saved, tokens = table.num_common * (rows_per_step - num_processes), table.num_tokens / len(table) * rows_per_step
-    needed = num_processes * WORTH_A_PASS["gpu" if on_gpu else "processor"] + LEAST_SAVED * tokens
-    return table.num_common if saved >= needed else 0
+def num_shared(table: TokenTable) -> int:
+    """How many tokens that all rows begin with are worth being taken apart from them; 0 if none are."""
+    return table.num_common if table.num_common * len(table) >= LEAST_SHARED * table.num_tokens else 0
 
 
 def in_order_of_length(table: TokenTable, tokens_per_pass: int) -> Iterator[NDArray[np.int64]]:

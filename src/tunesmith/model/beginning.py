@@ -1,4 +1,4 @@
-"""What all rows begin with, learnt vectors or words or both, goes through a decoder's layers once for all passes.
+"""Learnt vectors before a decoder's input, and words that all rows begin with, go through its layers once for all passes.
 
 A decoder's beginning sees nothing of what follows it, so no pass needs its states, only the keys and values that the layers
 make of it, in a stream of the beginning alone. The words that follow see them as extra keys, and count their places on.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -31,9 +30,9 @@ def is_being_made() -> bool:
 
 
 class Beginning:
-    """Vectors, words, or vectors and then words that stand before every row."""
+    """Vectors that stand before every row, and perhaps words behind them, `(words,)` token ids, which rows leave out."""
 
-    def __init__(self, vectors: Callable[[], Tensor] | None = None, words: Tensor | None = None) -> None:
+    def __init__(self, vectors: Callable[[], Tensor], words: Tensor | None = None) -> None:
         self._vectors, self._words = vectors, words
         self._embeddings: Tensor | None = None
         self._part: PreTrainedModel | None = None
@@ -49,34 +48,18 @@ class Beginning:
                 copies = self._made.keep([t for _, keys, values in known for t in (keys, values)])
                 self._seeing = [layer for layer, _, _ in known]
                 for layer, keys, values in zip(self._seeing, copies[::2], copies[1::2], strict=True):
-                    extra_keys.begin(layer, ExtraKeys(keys, values))
+                    extra_keys.give(layer, ExtraKeys(keys, values))
         return bool(self._seeing)
 
-    @contextlib.contextmanager
-    def left_out(self, part: nn.Module) -> Iterator[None]:
-        """Let a decoder take rows without the words that they begin with, if there are any."""
-        words = self._words
-        if words is None:
-            yield
-            return
-
-        def go_on(part: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            if is_being_made():
-                return args, inputs
-            if not self.is_seen(part):  # pyright: ignore[reportArgumentType]
-                raise ValueError("does not show every word what its row begins with")
-            return args, {**inputs, "position_ids": inputs["position_ids"] + len(words)}
-
-        hook = part.register_forward_pre_hook(go_on, with_kwargs=True)
-        try:
-            yield
-        finally:
-            hook.remove()
+    @property
+    def num_words(self) -> int:
+        """How many words passes leave out."""
+        return 0 if self._words is None else len(self._words)
 
     def end(self) -> None:
         """Let no layer see it any more."""
         for layer in self._seeing:
-            extra_keys.end(layer)
+            extra_keys.take_back(layer)
 
     def backward(self) -> None:
         """Pass on the gradients of all passes."""
@@ -87,9 +70,8 @@ class Beginning:
 
     def _embedded(self, part: PreTrainedModel) -> Tensor:
         """What the layers are given, `(tokens, width of the embeddings)`."""
-        vectors = [] if self._vectors is None else [self._vectors()]
-        words = [] if self._words is None else [part.get_input_embeddings()(self._words)]
-        return torch.cat([piece.to(anatomy.dtype_of(part)) for piece in (*vectors, *words)])
+        vectors = self._vectors().to(anatomy.dtype_of(part))
+        return vectors if self._words is None else torch.cat([vectors, part.get_input_embeddings()(self._words)])
 
 
 def _all_see_all(part: PreTrainedModel) -> bool:

@@ -51,8 +51,6 @@ class Noted(NamedTuple):
 
 
 _given: WeakKeyDictionary[nn.Module, ExtraKeys] = WeakKeyDictionary()
-_begun: WeakKeyDictionary[nn.Module, ExtraKeys] = WeakKeyDictionary()
-"""Behind those that were given: of the words that all rows begin with."""
 _recordings: list[list[Noted]] = []
 
 
@@ -67,23 +65,9 @@ def take_back(model: nn.Module) -> None:
         _given.pop(module, None)
 
 
-def begin(layer: nn.Module, extra: ExtraKeys) -> None:
-    """Let an attention layer see `extra` behind what it is given, until `end`."""
-    _begun[layer] = extra
-
-
-def end(layer: nn.Module) -> None:
-    """The way back of `begin`."""
-    _begun.pop(layer, None)
-
-
 def of(layer: nn.Module) -> ExtraKeys | None:
-    """All that an attention layer sees first."""
-    found = [known[layer] for known in (_given, _begun) if layer in known]
-    if len(found) < 2:
-        return found[0] if found else None
-    keys, values = ([t.float() for t in ts] for ts in zip(*((one.keys, one.values) for one in found), strict=True))
-    return ExtraKeys(torch.cat(keys, 1), torch.cat(values, 1))
+    """What an attention layer was given."""
+    return _given.get(layer)
 
 
 @contextlib.contextmanager

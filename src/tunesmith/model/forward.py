@@ -24,7 +24,7 @@ class Forward(ABC):
 
     model: PreTrainedModel
     shares: bool = False
-    """Whether what all rows begin with may be left out of batches, to be computed once (`virtual_tokens.made_once`)."""
+    """Whether batches may have what all their rows begin with once, apart from the rows."""
 
     @abstractmethod
     def scope(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
@@ -65,7 +65,11 @@ class PackedForward(Forward):
     @contextlib.contextmanager
     def scope(self, batch: Batch) -> Iterator[None]:
         places = self._read(batch) if self.fast else None
-        with self.stream(batch), last_layer.read_at(self.model, places, len(batch.input_ids)):
+        ahead = self._ahead(batch)
+        with (
+            self.stream(batch),
+            last_layer.read_at(self.model, places, len(batch.input_ids), 0 if ahead is None else len(ahead)),
+        ):
             yield
 
     @contextlib.contextmanager
@@ -113,7 +117,11 @@ class PackedForward(Forward):
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states of the stream, `(tokens, hidden)`; inside `stream`, or `scope` if only targets' are read."""
-        return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
+        return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types, self._ahead(batch))
+
+    def _ahead(self, batch: Batch) -> Tensor | None:
+        """What goes through the layers before the rows: their beginning, unless virtual tokens have taken it with them."""
+        return None if virtual_tokens.leave_out_words(self.model) else batch.beginning
 
     def _read(self, batch: Batch) -> Tensor | None:
         """Where final states are read that targets depend on; None if at every token."""
@@ -210,22 +218,23 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
 
 
 def sharing(forward: Forward) -> Forward:
-    """The same, with leave to compute once what all rows begin with, if the model then still gives its own answers.
+    """The same, with leave to take what all rows begin with once, if the model then still gives its own answers.
 
-    Not with dropout, which would be the same for all rows of a step.
+    Not with dropout, which would be the same for all rows of a pass, nor with keys that a method gives, which go before it.
     """
     model = forward.model
-    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config):
+    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config) or virtual_tokens.gives_keys(model):
         return forward
     surgery.train_added(model)
     if any(isinstance(module, nn.Dropout) and module.training and module.p > 0 for module in model.modules()):
         return forward
     probe = _probe(model, classification=False)
     beginning = probe.input_ids[: probe.lengths[0]].flip(0)
-    with _evaluating(model), torch.no_grad():
+    with _evaluating(model):
         whole = forward.target_losses(_beginning_with(beginning, probe))
         with virtual_tokens.made_once(model, beginning):
-            return replace(forward, shares=_difference(forward, probe, whole) is None)
+            reason = _difference(forward, replace(probe, beginning=beginning), whole)
+    return replace(forward, shares=reason is None)
 
 
 def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | None:

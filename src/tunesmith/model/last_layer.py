@@ -25,14 +25,17 @@ _known: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary(
 
 
 @contextlib.contextmanager
-def read_at(model: PreTrainedModel, places: Tensor | None, num_tokens: int) -> Iterator[None]:
-    """Let nobody rely on final states of a stream of so many tokens but at `places`, `(read,)`; None are all."""
+def read_at(model: PreTrainedModel, places: Tensor | None, num_tokens: int, ahead: int = 0) -> Iterator[None]:
+    """Let nobody rely on final states of a stream of so many tokens but at `places`, `(read,)`; None are all.
+
+    `ahead` is how many more go through the layers before them, whose final states nobody reads.
+    """
     if places is None or len(places) > MOST_READ * num_tokens:
         yield
         return
     if model not in _known:
         _known[model] = _stretches(model)
-    stretches = [_Stretch(places, num_tokens) for _ in _known[model]]
+    stretches = [_Stretch(places + ahead, num_tokens + ahead) for _ in _known[model]]
     hooks = [
         hook
         for stretch, (start, end) in zip(stretches, _known[model], strict=True)

@@ -70,26 +70,30 @@ def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
 
 
 @contextlib.contextmanager
-def made_once(model: PreTrainedModel, words: Tensor | None = None) -> Iterator[None]:
+def made_once(model: nn.Module, words: Tensor | None = None) -> Iterator[None]:
     """Call what makes the virtual tokens once for all passes within; their gradients reach it at the end, all at once.
 
-    With `words`, `(words,)` token ids that all rows of these passes begin with and that were left out of them, these are
-    computed once, too; only a forward that `shares` can do so.
+    Where virtual tokens stand before a decoder's words, `words`, `(words,)` token ids that all rows of these passes begin
+    with and that were left out of them, go with them.
     """
     tokens = next((module for module in model.modules() if isinstance(module, VirtualTokens)), None)
-    made = Made(list if tokens is None else tokens)
-    begun = Beginning(None if isinstance(tokens, VirtualKeys) else tokens, words)
-    if tokens is not None:
-        _made[tokens], _begun[tokens] = made, begun
+    if tokens is None:
+        yield
+        return
+    made, begun = Made(tokens), Beginning(tokens, words)
+    _made[tokens], _begun[tokens] = made, begun
     try:
-        with begun.left_out(anatomy.reader(model)):
-            yield
+        yield
     finally:
         begun.end()
-        if tokens is not None:
-            del _made[tokens], _begun[tokens]
-    begun.backward()
+        del _made[tokens], _begun[tokens]
     made.backward()
+    begun.backward()
+
+
+def leave_out_words(model: nn.Module) -> bool:
+    """Whether the words that all rows begin with go with virtual tokens, so that passes need not have them."""
+    return any(begun.num_words and tokens in set(model.modules()) for tokens, begun in _begun.items())
 
 
 _made: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
@@ -115,6 +119,11 @@ def find(model: nn.Module) -> tuple[str, VirtualTokens]:
 def count(model: nn.Module) -> int:
     """How many virtual tokens stand before every input of the model."""
     return sum(module.num_tokens for module in model.modules() if isinstance(module, VirtualTokens))
+
+
+def gives_keys(model: nn.Module) -> bool:
+    """Whether the layers of the model are given keys and values that no token stands for."""
+    return any(isinstance(module, VirtualKeys) for module in model.modules())
 
 
 def path_before_words(model: PreTrainedModel) -> str:
@@ -154,7 +163,7 @@ def _prepend(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple,
         return args, inputs
     inputs, tokens = _by_name(part, args, inputs), find(part)[1]
     if _is_seen(part):
-        inputs["position_ids"] = inputs["position_ids"] + tokens.num_tokens
+        inputs["position_ids"] = inputs["position_ids"] + tokens.num_tokens + _begun[tokens].num_words
         return (), inputs
     vectors = _make(tokens)
     count, mask = len(vectors), inputs.get("attention_mask")

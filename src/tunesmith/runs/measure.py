@@ -74,7 +74,7 @@ def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
     predicted = np.zeros(len(table), dtype=np.int64)
     device, done = anatomy.device_of(forward.model), 0
     forward.model.eval()
-    shared = num_shared(table, len(table), 1, on_gpu=device.type == "cuda") if forward.shares else 0
+    shared = num_shared(table) if forward.shares else 0
     beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning
     with virtual_tokens.made_once(forward.model, beginning):
         for rows in in_order_of_length(table, EVALUATION_TOKENS):

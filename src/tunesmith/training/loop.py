@@ -281,7 +281,7 @@ class Loop:
 def batches_of(table: TokenTable, rows: NDArray[np.int64], plan: Plan, forward: Forward) -> list[Batch]:
     """The rows of a step as packed batches, one a pass, where the model is."""
     device = anatomy.device_of(forward.model)
-    shared = num_shared(table, plan.rows_per_step, plan.num_processes, on_gpu=device.type == "cuda") if forward.shares else 0
+    shared = num_shared(table) if forward.shares else 0
     groups = passes(table, rows, plan.tokens_per_pass, plan.num_processes, num_shared=shared)
     return [pack(table, group, num_shared=shared).to(device) for group in groups]
 
