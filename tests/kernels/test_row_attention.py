@@ -113,9 +113,9 @@ def test_what_it_is_taken_for(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(1)
     try:
         for is_fast in (True, False):
-            monkeypatch.setattr(row_attention, "_is_fast", lambda is_fast=is_fast: is_fast)
+            monkeypatch.setattr(compiled, "pairs_are_fast", lambda is_fast=is_fast: is_fast)
             assert (attention._compiled(_inputs(Sizes(100, 100)), rule) is row_attention) == is_fast
-        monkeypatch.setattr(row_attention, "_is_fast", lambda: True)
+        monkeypatch.setattr(compiled, "pairs_are_fast", lambda: True)
         for other in (Sizes(513, 513), Sizes(9, 9, width=130), Sizes(9, 9, width=15)):
             assert not row_attention.takes(*_inputs(other))
         assert attention._compiled(_inputs(Sizes(100, 100)), Rule(causal=True, scale=SCALE, window=99)) is None

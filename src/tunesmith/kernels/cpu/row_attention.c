@@ -2,113 +2,11 @@
 
 #include <math.h>
 
-#include "numbers.h"
-
-/* Whether this code is faster than torch's products here: whether the processor multiplies pairs of 16-bit numbers. */
-int row_attention_is_fast(void)
-{
-#if defined(__AVX512BF16__) && defined(BFLOAT16)
-    return 1;
-#else
-    return 0;
-#endif
-}
+#include "pairs.h"
 
 #ifdef BFLOAT16
 
-enum { MOST_KEYS = 512, MOST_WIDTH = 128, BLOCK = 64, ROWS = 8, PANEL = 2 * LANES };
-
-#define UP_TO(multiple, x) (((x) + (multiple)-1) / (multiple) * (multiple))
-
-typedef uint32_t pair __attribute__((may_alias)); /* two numbers that are next to each other along the axis that a product sums over */
-
-/* The left side of a product: how many pairs there are from one row to the next, and from one place of the sum to the next. */
-typedef struct {
-    const pair *pairs;
-    long row, inner;
-} left;
-
-static inline words load_words(const void *from)
-{
-    words some;
-    memcpy(&some, from, sizeof some);
-    return some;
-}
-
-static inline shorts load_shorts(const void *from)
-{
-    shorts some;
-    memcpy(&some, from, sizeof some);
-    return some;
-}
-
-/* total + a b, summed over the two of each pair. */
-static inline lanes add_pairs(lanes total, words a, words b)
-{
-#ifdef __AVX512BF16__
-    return (lanes)_mm512_dpbf16_ps((__m512)total, (__m512bh)a, (__m512bh)b);
-#else
-    return total + (lanes)(a << 16) * (lanes)(b << 16) + (lanes)(a & 0xffff0000) * (lanes)(b & 0xffff0000);
-#endif
-}
-
-/* ROWS rows and PANEL columns of y = a b, or y += a b; b is one panel, `(inner, PANEL)`. */
-static void add_tile(float *y, long y_row, left a, const pair *b, long inner, int add)
-{
-    lanes total[ROWS][2];
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < 2; c++)
-            total[r][c] = add ? *(lanes *)(y + r * y_row + c * LANES) : (lanes){0};
-    for (long i = 0; i < inner; i++) {
-        words right[2] = {load_words(b + i * PANEL), load_words(b + i * PANEL + LANES)};
-        for (int r = 0; r < ROWS; r++) {
-            words one = a.pairs[r * a.row + i * a.inner] - (words){0};
-            total[r][0] = add_pairs(total[r][0], one, right[0]);
-            total[r][1] = add_pairs(total[r][1], one, right[1]);
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < 2; c++)
-            *(lanes *)(y + r * y_row + c * LANES) = total[r][c];
-}
-
-/* Panels of a right side whose sum is over the width, and whose columns are tokens. */
-static void pack_columns(pair *to, const number *from, long from_row, long tokens, long width)
-{
-    for (long panel = 0; panel < tokens; panel += PANEL)
-        for (long i = 0; i < width / 2; i++)
-            for (long t = panel; t < panel + PANEL; t++, to++) {
-                *to = 0;
-                if (t < tokens)
-                    memcpy(to, from + t * from_row + 2 * i, sizeof(pair));
-            }
-}
-
-/* Panels of a right side whose sum is over the tokens, and whose columns are the width. */
-static void pack_rows(pair *to, const number *from, long from_row, long tokens, long width)
-{
-    for (long panel = 0; panel < width; panel += PANEL)
-        for (long t = 0; t < tokens; t += 2)
-            for (long i = panel; i < panel + PANEL; i += LANES, to += LANES) {
-                shorts two[2] = {{0}, {0}};
-                long count = width - i < LANES ? width - i : LANES;
-                for (int more = 0; more < 2 && count > 0; more++)
-                    if (t + more < tokens)
-                        memcpy(&two[more], from + (t + more) * from_row + i, count * sizeof(number));
-                words both = __builtin_convertvector(two[0], words) | __builtin_convertvector(two[1], words) << 16;
-                memcpy(to, &both, sizeof both);
-            }
-}
-
-/* Rows one after the other, those that are missing to a multiple of ROWS zero. */
-static void copy_rows(number *to, const number *from, long from_row, long tokens, long width)
-{
-    for (long t = 0; t < UP_TO(ROWS, tokens); t++, to += width)
-        if (t < tokens)
-            memcpy(to, from + t * from_row, width * sizeof(number));
-        else
-            memset(to, 0, width * sizeof(number));
-}
+enum { MOST_KEYS = 512, MOST_WIDTH = 128, BLOCK = 64 };
 
 /* What queries and keys there are, and where they lie; as in short_attention.c. */
 typedef struct {
@@ -124,6 +22,19 @@ typedef struct {
     float results[BLOCK][MOST_WIDTH];
     pair panels[BLOCK / 2 * MOST_WIDTH];
 } workplace;
+
+/* ROWS rows and PANEL columns of y = a b, or y += a b. */
+static void add_tile(float *y, long y_row, left a, const pair *b, long inner, int add)
+{
+    tile t;
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < 2; c++)
+            t.sums[r][c] = add ? *(lanes *)(y + r * y_row + c * LANES) : (lanes){0};
+    t = add_product(t, a, b, inner, 2);
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < 2; c++)
+            *(lanes *)(y + r * y_row + c * LANES) = t.sums[r][c];
+}
 
 /* How many keys the queries from `row` on see that share a tile. */
 static long seen_by_tile(const sizes *n, long row)
@@ -159,8 +70,7 @@ static void add_over_queries(
     long inner = (count + 1) / 2, seen = seen_by_tile(n, first + (count - 1) / ROWS * ROWS), unseeing = n->keys - n->queries + first;
     for (long i = 0; i < inner; i++)
         for (long key = 0; key < seen; key += LANES) {
-            words even = __builtin_convertvector(load_shorts(a[2 * i] + key), words);
-            words both = even | __builtin_convertvector(load_shorts(a[2 * i + 1] + key), words) << 16;
+            words both = interleaved(load_shorts(a[2 * i] + key), load_shorts(a[2 * i + 1] + key));
             memcpy(w->by_key[i] + key, &both, sizeof both);
         }
     for (long key = 0; key < seen; key += ROWS) {

@@ -3,8 +3,6 @@
 q: (length, heads, width), k, v: (seen, kv heads, width); the last `length` of what is seen are the queries' own.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,12 @@ MOST_WIDTH = 128
 def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether a segment is of this form, and code that is compiled here beats torch's products."""
     fits = max(len(q), len(k)) <= MOST_TOKENS and q.shape[2] == v.shape[2] <= MOST_WIDTH and q.shape[2] % 2 == 0
-    return fits and q.dtype == k.dtype == v.dtype == torch.bfloat16 and by_device.kind_for((q,)) == "cpu" and _is_fast()
+    return (
+        fits
+        and q.dtype == k.dtype == v.dtype == torch.bfloat16
+        and by_device.kind_for((q,)) == "cpu"
+        and compiled.pairs_are_fast()
+    )
 
 
 def attend(inputs: tuple[Tensor, ...], out: Tensor, *, causal: bool, scale: float) -> None:
@@ -35,8 +38,3 @@ def write_gradients(
     q, k, v = map(by_rows, inputs)
     arguments = (q, k, v, dout.contiguous(), *outputs, sizes(q, k, v, causal), float(scale))
     compiled.call("row_attention_gradients", q.dtype, *arguments)
-
-
-@functools.cache
-def _is_fast() -> bool:
-    return bool(compiled.library(torch.bfloat16).row_attention_is_fast())
