@@ -24,7 +24,7 @@ from tunesmith.data.pack import pack
 from tunesmith.kernels import by_device, four_bit
 from tunesmith.kernels.cpu import compiled
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import forward, quantize
+from tunesmith.model import quantize, trial
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import Learner, Pass
 
@@ -235,7 +235,7 @@ def test_a_whole_step_by_kernels_is_that_by_torch(device: Device, bits: int, mon
     if bits == 4:
         quantize.quantize(model, bits)
     nn.Module.to(model, device.name)
-    chosen, reason = forward.choose(model, classification=False)
+    chosen, reason = trial.choose(model, classification=False)
     assert reason is None
     torch.manual_seed(0)
     LoRA(rank=2).attach(model)

@@ -19,7 +19,8 @@ from tunesmith.methods.prompt import Prompt
 from tunesmith.model import extra_keys
 from tunesmith.model import forward as forward_module
 from tunesmith.model.batch import Batch
-from tunesmith.model.forward import Forward, PackedForward, PaddedForward, sharing
+from tunesmith.model.forward import Forward, PackedForward, PaddedForward
+from tunesmith.model.trial import sharing
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import Learner, Pass
 

@@ -13,7 +13,7 @@ from tiny_runs import Silent
 from tunesmith.data.columns import ChosenExamples
 from tunesmith.data.prepared import Part
 from tunesmith.methods.lora import LoRA
-from tunesmith.model.forward import sharing
+from tunesmith.model.trial import sharing
 from tunesmith.runs.measure import Scores, score
 
 

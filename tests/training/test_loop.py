@@ -18,7 +18,8 @@ from tunesmith.errors import TrainingDiverged
 from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
 from tunesmith.model.batch import Batch
-from tunesmith.model.forward import PackedForward, sharing
+from tunesmith.model.forward import PackedForward
+from tunesmith.model.trial import sharing
 from tunesmith.training import loop as loop_module
 from tunesmith.training.log import FILE_NAME, MetricsLog
 from tunesmith.training.loop import Evaluation, Loop, Plan, State
