@@ -88,7 +88,7 @@ def perform(point: Point) -> Grown:
     from benchmarks.contestants import faster_here
     from benchmarks.contestants.tunesmith import Tunesmith
     from benchmarks.job import Job
-    from tunesmith.model import forward, load
+    from tunesmith.model import load, trial
     from tunesmith.training import memory
     from tunesmith.training.optimizer import FlatAdamW
 
@@ -109,7 +109,7 @@ def perform(point: Point) -> Grown:
             )
             self.job = job
             self.model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, job.precision))
-            self.forward, reason = forward.choose(self.model, classification=False)
+            self.forward, reason = trial.choose(self.model, classification=False)
             if reason:
                 raise SystemExit(f"the model is not packed: {reason}")
             memory.keep_freed_memory()

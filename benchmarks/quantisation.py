@@ -27,7 +27,7 @@ from tunesmith.evaluation.difference import compare_losses
 from tunesmith.kernels import eight_bit, four_bit
 from tunesmith.kernels.frozen_linear import RowBlocks, dense
 from tunesmith.measure import Measure
-from tunesmith.model import anatomy, forward, load
+from tunesmith.model import anatomy, load, trial
 from tunesmith.runs.measure import Scores, score
 from tunesmith.settings import DataSettings
 from tunesmith.watch import Quiet
@@ -98,7 +98,7 @@ def measured(num_rows: int) -> dict[str, object]:
     originals = {path: anatomy.linear_weight(model.get_submodule(path)).detach().clone() for path in body(model)}
     for name, kind in FORMATS.items():
         bits[name] = put(model, originals, kind)
-        chosen, _ = forward.choose(model, classification=False, fast=False)
+        chosen, _ = trial.choose(model, classification=False, fast=False)
         scores[name] = score(chosen, part, Quiet(), name)
         print(f"{name}: {bits[name]:.3f} bits, perplexity {scores[name].metrics(0)['perplexity'].value:.3f}", flush=True)
     return {

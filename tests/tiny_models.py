@@ -88,6 +88,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "sep_token_id": 5,
     },
     "electra": {**_ENCODER, "embedding_size": 16},
+    "albert": {**_ENCODER, "embedding_size": 16},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0},
     "bart": {
         "d_model": 32,

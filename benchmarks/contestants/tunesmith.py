@@ -17,8 +17,9 @@ from benchmarks.job import Job
 from benchmarks.starts import tunesmith as starts
 from benchmarks.workload import Row, Task
 from tunesmith.data.order import permutation
+from tunesmith.data.pack import num_shared
 from tunesmith.data.table import TokenTable, offsets_of
-from tunesmith.model import forward, load
+from tunesmith.model import load, trial
 from tunesmith.runs import defaults
 from tunesmith.settings import TrainingSettings
 from tunesmith.training import memory, precision
@@ -75,7 +76,7 @@ class Tunesmith(measure.Contestant):
         self.job = job
         self.model = load.load(load.find(str(job.folder / job.weights)), TASKS[job.task], base_bits=job.base_bits)
         nn.Module.to(self.model, DEVICE)
-        self.forward, reason = forward.choose(self.model, classification=job.task == "classification")
+        self.forward, reason = trial.choose(self.model, classification=job.task == "classification")
         if reason:
             raise SystemExit(f"the model is not packed: {reason}")
         dtype, _ = precision.choose(job.weights, DEVICE)
@@ -91,6 +92,8 @@ class Tunesmith(measure.Contestant):
         table = table_in_training_order(rows, SEED, job.task)
         settings = defaults.resolve(self._settings(job), self.method, self._facts(table))
         plan = defaults.plan(settings, len(table))
+        if num_shared(table):
+            self.forward = trial.sharing(self.forward)
         with tempfile.TemporaryDirectory() as scratch:
             with MetricsLog(Path(scratch)) as metrics:
                 loop = Loop(self.forward, table, self.optimizer, plan, NoKeeper(), metrics, Reporter(log))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.pack import common_passes, in_order_of_length, pack, passes
+from tunesmith.data.pack import common_passes, in_order_of_length, num_shared, pack, passes
 from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 
 Row = tuple[list[int], list[int]]
@@ -151,3 +151,27 @@ def test_one_learner_alone_has_the_passes_of_its_own():
     rows = np.array([3, 0, 4, 2, 1])
     alone = [group.tolist() for group in passes(table, rows, 9)]
     assert [group[0].tolist() for group in common_passes(table, [rows], 9)] == alone
+
+
+def test_what_all_rows_begin_with_is_kept_once():
+    table = _table([([7, 8, 9, 1, 2], [0, 0, 0, 0, 1]), ([7, 8, 9, 3, 4, 5], [0, 0, 0, 0, 1, 1])])
+    batch, plain = pack(table, np.array([1, 0]), num_shared=3), pack(table, np.array([1, 0]))
+    assert batch.beginning is not None
+    assert (batch.beginning.tolist(), batch.input_ids.tolist(), batch.lengths) == ([7, 8, 9], [3, 4, 1], [2, 1])
+    assert batch.positions is not None
+    assert (batch.positions.tolist(), batch.targets.tolist()) == ([0, 1, 2], plain.targets.tolist())
+    assert batch.num_real_tokens == plain.num_real_tokens == 11
+    assert plain.beginning is None
+
+
+def test_what_all_rows_begin_with_counts_once_a_pass():
+    table = _table([([1] * n, [0] * n) for n in (8, 8, 8, 9)])
+    assert [group.tolist() for group in passes(table, [0, 1, 2, 3], 18)] == [[0, 3], [1, 2]]
+    assert [group.tolist() for group in passes(table, [0, 1, 2, 3], 18, num_shared=6)] == [[0, 1, 2, 3]]
+    assert [group.tolist() for group in passes(table, [0, 1, 2, 3], 6, num_shared=6)] == [[3], [0], [1], [2]]
+
+
+@pytest.mark.parametrize(("length", "expected"), [(2, 10), (300, 10), (330, 0)])
+def test_a_beginning_is_taken_apart_where_it_is_a_part_of_the_rows_that_counts(length: int, expected: int):
+    table = _table([([1] * 10 + [n] * length, [0] * 11 + [1] * (length - 1)) for n in range(4)])
+    assert num_shared(table) == expected

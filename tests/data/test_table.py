@@ -53,3 +53,34 @@ def test_targets():
     )  # fmt: skip
     assert made.select([1]).row(0)[1].tolist() == [8, 7]
     assert (made.num_tokens, made.num_labelled) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "first_learnt", "expected"),
+    [
+        ([[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]], 4, 3),
+        ([[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]], 3, 2),  # number 2 predicts number 3
+        ([[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]], 0, 0),
+        ([[1, 2, 3, 4, 5], [1, 2, 3, 4]], 9, 3),  # one token is left of every row
+        ([[1, 2, 3]], 9, 2),
+        ([[1, 2], [2, 2]], 9, 0),
+        ([[1, 2], [1]], 9, 0),
+    ],
+)
+@pytest.mark.parametrize("in_bits", [False, True])
+def test_what_all_rows_begin_with(rows: list[list[int]], first_learnt: int, expected: int, in_bits: bool):
+    flat = np.array([token for row in rows for token in row], dtype=np.int32)
+    learnt = np.concatenate([np.arange(len(row)) >= first_learnt for row in rows])
+    columns = {"learnt": learnt} if in_bits else {}
+    labels = flat[:0] if in_bits else np.where(learnt, flat, IGNORED).astype(np.int32)
+    made = TokenTable(input_ids=flat, labels=labels, offsets=offsets_of([len(row) for row in rows]), **columns)
+    assert made.num_common == expected
+    cut = made.without_first(expected)
+    assert [cut.row(i)[0].tolist() for i in range(len(cut))] == [row[expected:] for row in rows]
+    assert [cut.row(i)[1].tolist() for i in range(len(cut))] == [made.row(i)[1].tolist()[expected:] for i in range(len(cut))]
+
+
+def test_rows_that_are_classified_share_nothing():
+    labels = np.zeros(2, dtype=np.int32)
+    made = TokenTable(input_ids=np.ones(4, dtype=np.int32), labels=labels, offsets=offsets_of([2, 2]), labels_per_row=True)
+    assert made.num_common == 0

@@ -22,7 +22,7 @@ from tunesmith.data.table import TokenTable
 from tunesmith.method import Method
 from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import forward as forward_module
+from tunesmith.model import trial
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
 from tunesmith.training.log import FILE_NAME, MetricsLog
 from tunesmith.training.loop import Loop
@@ -60,7 +60,7 @@ CASES = [(run, form) for run in RUNS for form in FORMS if run != "t5-full-seq2se
 def _forward(form: str, architecture: str, task: tiny_models.Task) -> Forward:
     model = tiny_models.build(architecture, task, **WITHOUT_DROPOUT.get(architecture, {}))
     if form == "chosen":
-        return forward_module.choose(model, classification=task == "classification")[0]
+        return trial.choose(model, classification=task == "classification")[0]
     return PackedForward(model) if form.startswith("packed") else PaddedForward(model)
 
 

@@ -8,7 +8,7 @@ import torch
 import tiny_models
 from tunesmith.methods.dora import DoRA
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import forward
+from tunesmith.model import trial
 
 IDS = torch.arange(8, 20)[None]
 
@@ -27,7 +27,7 @@ def _losses_and_gradients(model: torch.nn.Module, *, autocast: bool) -> tuple[fl
 def test_a_step_in_autocast_is_near_the_one_in_float32(method: LoRA | DoRA, name: str, fast: bool):
     model = tiny_models.build(name)
     if fast:
-        forward.choose(model, classification=False)
+        trial.choose(model, classification=False)
     method.attach(model)
     exact_loss, exact = _losses_and_gradients(model, autocast=False)
     loss, found = _losses_and_gradients(model, autocast=True)

@@ -15,7 +15,7 @@ from tunesmith.kernels import remade
 from tunesmith.kernels.rms_norm import rms_norm
 from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import forward
+from tunesmith.model import trial
 from tunesmith.model.batch import Batch
 
 
@@ -86,7 +86,7 @@ def test_a_whole_model_learns_the_same(method: LoRA | Full, monkeypatch: pytest.
         monkeypatch.setattr(remade, "sparing", scope)
         model = tiny_models.build("llama")
         torch.manual_seed(0)
-        packed, reason = forward.choose(model, classification=False)
+        packed, reason = trial.choose(model, classification=False)
         assert reason is None
         method.attach(model)
         for parameter in model.parameters():  # LoRA's B is zero at first, and then no gradient depends on a layer's input

@@ -12,7 +12,7 @@ from torch import Tensor
 import tiny_models
 from tunesmith.methods.dora import DoRA
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import forward, low_rank
+from tunesmith.model import low_rank, trial
 
 
 def _company_sizes(name: str, task: tiny_models.Task = "causal") -> list[int]:
@@ -120,7 +120,7 @@ def test_layers_that_add_to_it_use_the_same_product(count: list[int]):
 def test_what_a_user_lets_learn_below_a_change_gets_its_gradient(ending: str, monkeypatch: pytest.MonkeyPatch):
     """As "LoRA and biases" in a loop of somebody's own; the other layers of the company still compute by the kernel."""
     model = tiny_models.build("qwen2")
-    forward.choose(model, classification=False)
+    trial.choose(model, classification=False)
     LoRA(rank=2).attach(model)
     for layer in low_rank.layers(model).values():
         torch.nn.init.normal_(layer.b, std=0.1)

@@ -8,7 +8,7 @@ import torch
 import packed_cases
 import tiny_models
 from tunesmith.methods.lora import LoRA
-from tunesmith.model import fast_paths, forward
+from tunesmith.model import fast_paths, trial
 from tunesmith.training import precision
 
 
@@ -17,7 +17,7 @@ def test_in_bfloat16(name: str):
     """What was tried in float32 computes in bfloat16, too: some models rotate by float32 angles whatever they compute in."""
     model = tiny_models.build(name)
     batch = packed_cases.batch(model, "causal")
-    chosen, _ = forward.choose(model, classification=False)
+    chosen, _ = trial.choose(model, classification=False)
     exact = chosen.target_losses(batch)
     precision.store_frozen(model, torch.bfloat16)
     LoRA(rank=2).attach(model)

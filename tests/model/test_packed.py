@@ -16,7 +16,7 @@ import tiny_models
 from largest_tensor import LargestTensor
 from tunesmith.kernels import attention
 from tunesmith.kernels.segments import Segments
-from tunesmith.model import forward
+from tunesmith.model import trial
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward, PaddedForward
 
@@ -45,7 +45,7 @@ def test_padded_equals_one_row_at_a_time(name: str, task: tiny_models.Task):
 @every_seq2seq
 def test_encoder_decoders_equal_one_row_at_a_time(name: str):
     model = tiny_models.build(name, "seq2seq")
-    chosen, reason = forward.choose(model, classification=False)
+    chosen, reason = trial.choose(model, classification=False)
     assert isinstance(chosen, PaddedForward)
     assert reason == "an encoder-decoder has no single stream"
     batch = packed_cases.batch(model, "seq2seq")
@@ -66,7 +66,7 @@ def test_token_types_of_pairs(name: str):
 @every_case
 def test_the_probe_chooses_the_stream_and_it_is_right(name: str, task: tiny_models.Task):
     model = tiny_models.build(name, task).train()
-    chosen, reason = forward.choose(model, classification=task == "classification")
+    chosen, reason = trial.choose(model, classification=task == "classification")
     assert isinstance(chosen, PackedForward), reason
     assert reason is None
     assert model.training, "left as it was found"
@@ -242,7 +242,7 @@ def test_no_tensor_of_tokens_times_vocabulary_is_made(monkeypatch: pytest.Monkey
 def test_a_mean_pooled_head():
     model = tiny_models.build("modernbert", "classification", classifier_pooling="mean")
     batch = packed_cases.batch(model, "classification")
-    assert forward.choose(model, classification=True)[1] is None
+    assert trial.choose(model, classification=True)[1] is None
     packed_cases.assert_equal(packed_cases.together(PackedForward(model), batch), packed_cases.one_by_one(model, batch))
 
 
@@ -267,7 +267,7 @@ class Scaled(nn.Linear):
 def test_a_head_that_is_no_linear_layer_goes_padded():
     model = tiny_models.build("llama")
     model.lm_head = nn.Sequential(model.lm_head, nn.Tanh())
-    chosen, reason = forward.choose(model, classification=False)
+    chosen, reason = trial.choose(model, classification=False)
     assert isinstance(chosen, PaddedForward)
     assert reason == "its output head is not a plain linear layer"
     batch = packed_cases.batch(model, "causal")
@@ -278,7 +278,7 @@ def test_a_head_that_computes_something_else_goes_padded():
     model = tiny_models.build("llama")
     head = Scaled(32, tiny_models.VOCABULARY_SIZE, bias=False)
     model.lm_head = head
-    chosen, reason = forward.choose(model, classification=False)
+    chosen, reason = trial.choose(model, classification=False)
     assert isinstance(chosen, PaddedForward)
     assert reason is not None
     assert "answers differently when packed" in reason
@@ -301,7 +301,7 @@ def test_a_model_that_mixes_tokens_elsewhere_goes_padded():
     model = tiny_models.build("llama")
     layer = cast("nn.Module", model.model.layers[1])
     layer.mlp = Mixing(layer.mlp)
-    chosen, reason = forward.choose(model, classification=False)
+    chosen, reason = trial.choose(model, classification=False)
     assert isinstance(chosen, PaddedForward)
     assert reason is not None
     assert "answers differently when packed" in reason
@@ -319,7 +319,7 @@ def test_a_model_that_cannot_take_a_stream_goes_padded_and_says_why(monkeypatch:
         return take(*args, **settings)
 
     monkeypatch.setattr(model.base_model, "forward", refuse)
-    chosen, reason = forward.choose(model, classification=True)
+    chosen, reason = trial.choose(model, classification=True)
     assert isinstance(chosen, PaddedForward)
     assert reason is not None
     assert reason.startswith("BertForSequenceClassification cannot take a packed stream (forward() got an unexpected")
@@ -329,7 +329,7 @@ def test_a_model_with_answers_that_are_no_numbers_goes_padded():
     model = tiny_models.build("llama")
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    assert isinstance(forward.choose(model, classification=False)[0], PaddedForward)
+    assert isinstance(trial.choose(model, classification=False)[0], PaddedForward)
 
 
 def _answers(model: PreTrainedModel, task: tiny_models.Task) -> Callable[[Batch], Tensor]:
@@ -358,7 +358,7 @@ def _owner(batch: Batch) -> Tensor:
 def test_windows_that_only_a_mask_knows_go_padded(windows: bool):
     """Qwen2-MoE builds its windows into the mask and tells its attention nothing; a stream has no mask."""
     model = tiny_models.build("qwen2_moe", use_sliding_window=windows)
-    chosen, reason = forward.choose(model, classification=False)
+    chosen, reason = trial.choose(model, classification=False)
     assert isinstance(chosen, PaddedForward if windows else PackedForward)
     assert (reason is not None and "outside of a window" in reason) == windows
     batch = packed_cases.batch(model, "causal")

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 import run_data
-from tunesmith.runs.measure import Scores
+import tiny_runs
+from tiny_runs import Silent
+from tunesmith.data.columns import ChosenExamples
+from tunesmith.data.prepared import Part
+from tunesmith.methods.lora import LoRA
+from tunesmith.model.trial import sharing
+from tunesmith.runs.measure import Scores, score
 
 
 def test_windows_of_one_text_are_one_row():
@@ -34,3 +40,20 @@ def test_a_run_on_long_texts_counts_texts(no_figures, bench, tmp_path):
     assert json.loads((run.folder / "run.json").read_text())["data"]["num_validation"] == 1
     (again,) = run.evaluate(bench.documents)
     assert again.metrics["loss"].count == 12
+
+
+def test_what_all_rows_begin_with_is_computed_once():
+    table = tiny_runs.table_that_begins_alike(num_rows=30)
+    forward, _ = tiny_runs.attached(LoRA(rank=2))
+    part, passes = Part(examples=ChosenExamples([], np.arange(30)), tokens=table, origins=np.arange(30)), []
+    forward.model.get_submodule("model.layers.0").register_forward_hook(lambda _, inputs, __: passes.append(inputs[0].shape[1]))
+    plain = score(forward, part, Silent(), "evaluating")
+    computed = sum(passes)
+    forward = sharing(forward)
+    passes.clear()
+    shared = score(forward, part, Silent(), "evaluating")
+    assert forward.shares
+    assert len(passes) == 1
+    assert computed - passes[0] == 29 * table.num_common
+    assert shared.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert shared.counts.tolist() == plain.counts.tolist()

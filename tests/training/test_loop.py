@@ -19,10 +19,11 @@ from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward
+from tunesmith.model.trial import sharing
 from tunesmith.training import loop as loop_module
 from tunesmith.training.log import FILE_NAME, MetricsLog
 from tunesmith.training.loop import Evaluation, Loop, Plan, State
-from tunesmith.training.step import Learner
+from tunesmith.training.step import Learner, take_step
 
 SHORT = replace(PLAN, num_steps=4)
 
@@ -278,3 +279,26 @@ def test_the_same_run_twice_is_bitwise_the_same(tmp_path: Path):
         loops.append(tiny_runs.loop(tmp_path / name))
         loops[-1].run()
     assert tiny_runs.same(loops[0].optimizer.state(), loops[1].optimizer.state())
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_what_all_rows_begin_with_is_taken_apart(tmp_path: Path, num_processes: int, monkeypatch: pytest.MonkeyPatch):
+    """And the run learns the same."""
+    table = tiny_runs.table_that_begins_alike(num_words=40)
+    plan = replace(PLAN, rows_per_step=4, tokens_per_pass=60, num_processes=num_processes)
+    taken, losses = [], []
+    monkeypatch.setattr(loop_module, "take_step", lambda *args: taken.append(args[1]) or take_step(*args))
+    for shares in (False, True):
+        (folder := tmp_path / str(shares)).mkdir()
+        loop = tiny_runs.loop(folder, plan, method=LoRA(rank=2), table=table)
+        loop.forward = sharing(loop.forward) if shares else loop.forward
+        loop.learner.forward = loop.forward
+        loop.run()
+        losses.append([line["loss"] for line in _lines(folder, "step")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    plain, shared = taken[: len(taken) // 2], taken[len(taken) // 2 :]
+    for one, other in zip(plain, shared, strict=True):
+        computed = [sum(len(batch.input_ids) for batch in batches) for batches in (one, other)]
+        assert computed[0] - computed[1] == 4 * 40
+        assert all(batch.beginning is not None for batch in other)
+        assert sum(b.num_real_tokens for b in one) == sum(b.num_real_tokens for b in other)

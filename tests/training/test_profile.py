@@ -41,7 +41,7 @@ def test_the_parts_add_up_to_the_step(tmp_path: Path, monkeypatch: pytest.Monkey
     timer = StepTimer()
     loop.measuring = timer.measuring
     loop.run()
-    passes_of_step = len(batches_of(loop.table, Order(len(loop.table), 3, PLAN.seed).rows(2), PLAN, torch.device("cpu")))
+    passes_of_step = len(batches_of(loop.table, Order(len(loop.table), 3, PLAN.seed).rows(2), PLAN, loop.forward))
     one_each = float(passes_of_step)
     assert timer.steps[2] == {
         "data": 1.0,

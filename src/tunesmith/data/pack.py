@@ -1,6 +1,7 @@
 """From rows of a token table to packed batches that fit a budget of tokens."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,17 +10,27 @@ from numpy.typing import NDArray
 from tunesmith.data.table import IGNORED, TokenTable
 from tunesmith.model.batch import Batch
 
+LEAST_SHARED = 0.03
+"""Share of a row that a common beginning must be: seeing what others have computed costs a little, too."""
+
 
 def passes(
-    table: TokenTable, rows: Sequence[int] | NDArray[np.int64], tokens_per_pass: int, num_processes: int = 1
+    table: TokenTable,
+    rows: Sequence[int] | NDArray[np.int64],
+    tokens_per_pass: int,
+    num_processes: int = 1,
+    *,
+    num_shared: int = 0,
 ) -> list[NDArray[np.int64]]:
     """The rows in few groups of at most `tokens_per_pass` tokens, as even as can be for each of several processes.
 
     A longer row stands alone. Every row is in exactly one group. A sum over groups equals the sum over rows, so the
-    grouping changes memory and speed, and nothing else.
+    grouping changes memory and speed, and nothing else. The first `num_shared` tokens of all rows count once a group.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    lengths = table.lengths[rows]
+    lengths = table.lengths[rows] - num_shared
+    if num_shared:
+        tokens_per_pass = max(tokens_per_pass - num_shared, int(lengths.max()))  # as large as the largest, if they must be
     return [
         np.sort(rows[share[group]])
         for share in even_groups(lengths, num_processes)
@@ -67,6 +78,11 @@ def _first_fit_decreasing(lengths: NDArray[np.int64], tokens_per_pass: int) -> l
     return [np.array(group, dtype=np.int64) for group in groups]
 
 
+def num_shared(table: TokenTable) -> int:
+    """How many tokens that all rows begin with are worth being taken apart from them; 0 if none are."""
+    return table.num_common if table.num_common * len(table) >= LEAST_SHARED * table.num_tokens else 0
+
+
 def in_order_of_length(table: TokenTable, tokens_per_pass: int) -> Iterator[NDArray[np.int64]]:
     """All rows in groups of similar length that fill `tokens_per_pass`, for passes without gradients."""
     order = np.argsort(table.lengths, kind="stable")
@@ -83,9 +99,12 @@ def in_order_of_length(table: TokenTable, tokens_per_pass: int) -> Iterator[NDAr
         yield np.array(group)
 
 
-def pack(table: TokenTable, rows: NDArray[np.int64]) -> Batch:
-    """One batch of the rows, in the order given."""
+def pack(table: TokenTable, rows: NDArray[np.int64], *, num_shared: int = 0) -> Batch:
+    """One batch of the rows, in the order given; their first `num_shared` tokens, the same in all of them, are kept once."""
     chosen = table.select(rows)
+    if num_shared:
+        beginning = _tensor(chosen.input_ids[:num_shared])
+        return replace(_pack_language(chosen.without_first(num_shared)), beginning=beginning, num_real_tokens=chosen.num_tokens)
     if chosen.target_ids is not None:
         return _pack_targets(chosen)
     if chosen.labels_per_row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,30 @@ class TokenTable:
     def token_labels(self) -> NDArray[np.int32]:
         """(tokens,) `labels` of every token, from `learnt` if they are not there."""
         return self.labels if self.learnt is None else np.where(self.learnt, self.input_ids, np.int32(IGNORED))
+
+    @cached_property
+    def num_common(self) -> int:
+        """How many tokens all rows begin with, of which none is to be predicted nor needed to predict the one that follows it.
+
+        Chat templates put their system prompt there. Zero where rows are not read from left to right.
+        """
+        if self.labels_per_row or self.target_ids is not None:
+            return 0
+        starts, last = self.offsets[:-1], int(self.lengths.min()) - 1
+        for place in range(last):
+            ids, following = self.input_ids[starts + place], starts + place + 1
+            is_learnt = self.labels[following] != IGNORED if self.learnt is None else self.learnt[following]
+            if is_learnt.any() or (ids != ids[0]).any():
+                return place
+        return max(0, last)
+
+    def without_first(self, count: int) -> TokenTable:
+        """A new table of the same rows from their token number `count` on; for tables of words, with labels per token."""
+        kept = np.ones(len(self.input_ids), dtype=np.bool_)
+        kept[(self.offsets[:-1, None] + np.arange(count)).ravel()] = False
+        offsets = self.offsets - count * np.arange(len(self.offsets))
+        cut = replace(self, input_ids=self.input_ids[kept], offsets=offsets)
+        return replace(cut, labels=self.labels[kept]) if self.learnt is None else replace(cut, learnt=self.learnt[kept])
 
     def row(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Token ids and labels of one row; labels are per token, or `(1,)` for a class, or the target's ids."""

@@ -6,13 +6,14 @@ Tokens that all segments see first (`Segments.num_shared`) have their keys and v
 
 One autograd node serves the whole stream. Segments are cut into blocks of queries; a block takes batched products over the
 heads, straight on the stream's memory, with those keys only that its queries may see. A segment of one block keeps its
-probabilities, others make them again in the backward pass. The longest take torch's flash attention, the shortest, where
-there is compiled code, a kernel of their own (`cpu.short_attention`). All this is for a processor; a GPU has a kernel for the
-whole stream (`varlen`).
+probabilities, others make them again in the backward pass. The longest take torch's flash attention. Compiled code takes the
+shortest (`cpu.short_attention`) or, where a processor multiplies pairs of 16-bit numbers, all of up to 512 tokens
+(`cpu.row_attention`). All this is for a processor; a GPU has a kernel for the whole stream (`varlen`).
 """
 
 import itertools
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels import flash, varlen
 from tunesmith.kernels.by_device import by_device
-from tunesmith.kernels.cpu import short_attention
+from tunesmith.kernels.cpu import row_attention, short_attention
 from tunesmith.kernels.segments import Part, Segments
 
 BLOCK = 128  # queries at most
@@ -106,20 +107,20 @@ class _SegmentAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
-        short: list[bool] = []
+        compiled: list[ModuleType | None] = []
         keys, values = _Seen(k, segments), _Seen(v, segments)
         for part in segments.parts():
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
-            short.append(_takes_short(inputs, rule))
+            compiled.append(_compiled(inputs, rule))
             if _takes_flash(inputs, rule):
                 num_shared = segments.num_shared if part.sees_shared else 0
                 kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
-            elif short[-1]:
-                short_attention.attend(inputs, place, causal=rule.causal, scale=rule.scale)
+            elif compiled[-1]:
+                compiled[-1].attend(inputs, place, causal=rule.causal, scale=rule.scale)
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
-        ctx.segments, ctx.rule, ctx.short = segments, rule, short
+        ctx.segments, ctx.rule, ctx.compiled = segments, rule, compiled
         return out
 
     @staticmethod
@@ -130,15 +131,15 @@ class _SegmentAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         keys, values = _Seen(k, segments), _Seen(v, segments)
         key_gradients, value_gradients = _Gradients(dk, segments), _Gradients(dv, segments)
-        for part, is_short in zip(segments.parts(), ctx.short, strict=True):
+        for part, code in zip(segments.parts(), ctx.compiled, strict=True):
             rows = part.queries
             inputs = (q[rows], keys.by(part), values.by(part))
             outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
             if _takes_flash(inputs, rule):
                 result = out[rows], next(keeps)
                 flash.write_gradients(inputs, result, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
-            elif is_short:
-                short_attention.write_gradients(inputs, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
+            elif code:
+                code.write_gradients(inputs, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
             else:
                 blocks = _blocks(inputs, segments, part, rule)
                 _products_gradients(inputs, blocks, next(keeps) if len(blocks) == 1 else None, dout[rows], outputs, rule.scale)
@@ -190,9 +191,11 @@ def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
     return len(q) >= LONG_SEGMENT and _sees_all(k, rule) and q.shape[2] == v.shape[2]
 
 
-def _takes_short(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
-    """Whether a segment is short, and compiled code is there for it."""
-    return _sees_all(inputs[1], rule) and short_attention.takes(*inputs)
+def _compiled(inputs: tuple[Tensor, ...], rule: Rule) -> ModuleType | None:
+    """The compiled code for a segment's q, k and v, if there is some that beats torch's operations."""
+    if not _sees_all(inputs[1], rule):
+        return None
+    return next((code for code in (row_attention, short_attention) if code.takes(*inputs)), None)
 
 
 def _sees_all(k: Tensor, rule: Rule) -> bool:

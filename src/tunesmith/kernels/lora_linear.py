@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.by_device import by_device
 from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_product, in_autocast
 
 ALL_TOKENS = (slice(None),)
@@ -83,7 +84,7 @@ def products(x: Tensor, readers: Readers) -> tuple[list[Tensor], list[Kept]]:
     """What the layers make of x `(tokens, d_in)`, and for each part what `gradients` needs."""
     outputs = [x.new_empty(len(x), layer.weight.shape[0]) for layer in readers.layers]
     # The small products come first: added to an output that is already rounded to 16 bits, most of them would be lost.
-    kept = [_write_changes([y[part] for y in outputs], x[part], changes) for part, changes in readers.by_part]
+    kept = [write_changes(x[part], [y[part] for y in outputs], changes) for part, changes in readers.by_part]
     for layer, y in zip(readers.layers, outputs, strict=True):
         if layer.bias is not None:
             y.add_(layer.bias)
@@ -98,11 +99,7 @@ def gradients(
     dx = torch.empty_like(x) if for_input else None
     learnt = []
     for (part, changes), own in zip(readers.by_part, kept, strict=True):
-        dys = [dy[part] for dy in doutputs]
-        dprojected = _projected_gradient(dys, own, changes)
-        if dx is not None:
-            torch.mm(dprojected, own.a, out=dx[part])
-        learnt += _factor_gradients(dys, x[part], dprojected, own, changes)
+        learnt += change_gradients(x[part], [dy[part] for dy in doutputs], own, changes, None if dx is None else dx[part])
     if dx is not None:
         for layer, dy in zip(readers.layers, doutputs, strict=True):
             add_input_gradient(dx, dy, layer.weight)
@@ -119,13 +116,25 @@ def unflat(tensors: Sequence[Tensor]) -> list[Kept]:
     return [Kept(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
 
 
-def _write_changes(outputs: Sequence[Tensor], x: Tensor, changes: Sequence[Change]) -> Kept:
+@by_device
+def write_changes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> Kept:
     """Fill the outputs with s x At Bt."""
     a = _stacked([change.a for change in changes]).to(x.dtype)
     projected = x @ a.t()
     for y, change, own in zip(outputs, changes, projected.split(_ranks(changes), 1), strict=True):
         torch.mm(own.mul_(change.scale), change.b.t().to(x.dtype), out=y)
     return Kept(projected, a)
+
+
+@by_device
+def change_gradients(
+    x: Tensor, doutputs: Sequence[Tensor], kept: Kept, changes: Sequence[Change], dx: Tensor | None
+) -> list[Tensor]:
+    """The gradients of all A, then of all B; `dx`, if it is asked for, is filled with what reaches x by way of them."""
+    dprojected = _projected_gradient(doutputs, kept, changes)
+    if dx is not None:
+        torch.mm(dprojected, kept.a, out=dx)
+    return _factor_gradients(doutputs, x, dprojected, kept, changes)
 
 
 def _projected_gradient(doutputs: Sequence[Tensor], kept: Kept, changes: Sequence[Change]) -> Tensor:

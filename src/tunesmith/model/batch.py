@@ -28,6 +28,8 @@ class Batch:
     """(tokens,) which text of a pair, for encoders that want it."""
     decoder_lengths: list[int] | None = None
     """With an encoder-decoder: tokens of each row's target; the targets are all of them, one row after the other."""
+    beginning: Tensor | None = None
+    """(words,) what every row of the step begins with before its tokens in the stream, computed once for all passes."""
     num_real_tokens: int = 0
     """Tokens of the rows as the data has them; the last one of a row predicts nothing and is left out of the stream."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -38,8 +38,20 @@ class ExtraKeys:
     """(1, heads, queries, extra) to add to the scores, where the model has biases for distances."""
 
 
+class Noted(NamedTuple):
+    """What an attention layer made of its input."""
+
+    layer: nn.Module
+    keys: Tensor
+    """(rows, key heads, tokens, width)"""
+    values: Tensor
+    """(rows, key heads, tokens, width)"""
+    is_recorded: bool
+    """Whether gradients can come back to it; not where a layer computes once more in the backward pass for them."""
+
+
 _given: WeakKeyDictionary[nn.Module, ExtraKeys] = WeakKeyDictionary()
-_recordings: list[list[tuple[nn.Module, Tensor, Tensor]]] = []
+_recordings: list[list[Noted]] = []
 
 
 def give(layer: nn.Module, extra: ExtraKeys) -> None:
@@ -59,8 +71,8 @@ def of(layer: nn.Module) -> ExtraKeys | None:
 
 
 @contextlib.contextmanager
-def recording(config: PreTrainedConfig) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    """Collect (layer, keys, values), each tensor `(rows, key heads, tokens, width)`, of every attention that is computed."""
+def recording(config: PreTrainedConfig) -> Iterator[list[Noted]]:
+    """Collect the keys and values of every attention that is computed."""
     usual = config._attn_implementation
     config._attn_implementation = NAME
     try:
@@ -71,7 +83,7 @@ def recording(config: PreTrainedConfig) -> Iterator[list[tuple[nn.Module, Tensor
 
 
 @contextlib.contextmanager
-def noting() -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
+def noting() -> Iterator[list[Noted]]:
     """Collect the same of attention over packed streams."""
     _recordings.append([])
     try:
@@ -83,7 +95,7 @@ def noting() -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
 def note(layer: nn.Module, keys: Tensor, values: Tensor) -> None:
     """Tell who collects of keys and values that a layer has made."""
     if _recordings:
-        _recordings[-1].append((layer, keys, values))
+        _recordings[-1].append(Noted(layer, keys, values, torch.is_grad_enabled()))
 
 
 def _attention(

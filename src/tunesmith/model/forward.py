@@ -1,6 +1,6 @@
 """Losses and predictions of a batch, by the packed stream where the model allows it and by padded rows elsewhere.
 
-Both forms give the same numbers; `choose` proves it for the model at hand before the packed one is used.
+Both forms give the same numbers; `model.trial` proves it for the model at hand before the packed one is used.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.kernels.linear_cross_entropy import linear_cross_entropy, row_logits, row_losses
-from tunesmith.model import anatomy, fast_paths, heads, surgery
+from tunesmith.model import anatomy, fast_paths, heads, last_layer, virtual_tokens
 from tunesmith.model.batch import Batch, pad
-from tunesmith.model.packed import hidden_states, noting_windows, packing, turn
+from tunesmith.model.packed import hidden_states, packing, turn
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Forward(ABC):
     """Computes with one model. `loss` may be differentiated inside `scope` only."""
 
     model: PreTrainedModel
+    shares: bool = False
+    """Whether batches may have what all their rows begin with once, apart from the rows."""
 
     @abstractmethod
     def scope(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
@@ -62,6 +64,17 @@ class PackedForward(Forward):
 
     @contextlib.contextmanager
     def scope(self, batch: Batch) -> Iterator[None]:
+        places = self._read(batch) if self.fast else None
+        ahead = self._ahead(batch)
+        with (
+            self.stream(batch),
+            last_layer.read_at(self.model, places, len(batch.input_ids), 0 if ahead is None else len(ahead)),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def stream(self, batch: Batch) -> Iterator[None]:
+        """The same for a pass of which all final states are read."""
         with packing(self.model, batch.segments()), fast_paths.used(self.model) if self.fast else contextlib.nullcontext():
             yield
 
@@ -95,16 +108,26 @@ class PackedForward(Forward):
         return row_logits(hidden, heads.language_head(self.model))
 
     def token_logits(self, batch: Batch) -> Tensor:
-        with self.scope(batch):
+        with self.stream(batch):
             return row_logits(self.hidden(batch), heads.language_head(self.model))
 
     def mean_states(self, batch: Batch) -> Tensor:
-        with self.scope(batch):
+        with self.stream(batch):
             return torch.stack([rows.float().mean(0) for rows in self.hidden(batch).split(batch.lengths)])
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Final hidden states of the stream, `(tokens, hidden)`; inside `scope` only."""
-        return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types)
+        """Final hidden states of the stream, `(tokens, hidden)`; inside `stream`, or `scope` if only targets' are read."""
+        return hidden_states(self.model, batch.input_ids, batch.segments(), batch.token_types, self._ahead(batch))
+
+    def _ahead(self, batch: Batch) -> Tensor | None:
+        """What goes through the layers before the rows: their beginning, unless virtual tokens have taken it with them."""
+        return None if virtual_tokens.leave_out_words(self.model) else batch.beginning
+
+    def _read(self, batch: Batch) -> Tensor | None:
+        """Where final states are read that targets depend on; None if at every token."""
+        if batch.positions is not None:
+            return batch.positions
+        return heads.pooled_places(self.model, batch.segments(), batch.input_ids)
 
 
 class PaddedForward(Forward):
@@ -167,87 +190,3 @@ class PaddedForward(Forward):
         rectangle, mask = pad(targets, lengths, self._filler)
         start = torch.full_like(rectangle[:, :1], self.model.config.decoder_start_token_id)
         return torch.cat([start, rectangle[:, :-1]], 1), mask
-
-
-def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -> tuple[Forward, str | None]:
-    """The packed form if it gives this model's own answers, else the padded one and the reason.
-
-    The proof is a run of three short rows both ways, about as long as one generated token takes. With `fast`, our
-    kernels take the place of the model's own modules where they agree (`model.fast_paths`), and are part of the proof.
-    """
-    if anatomy.is_encoder_decoder(model.config):
-        return PaddedForward(model), "an encoder-decoder has no single stream"
-    if not classification and anatomy.language_head(model) is None:
-        return PaddedForward(model), "its output head is not a plain linear layer"
-    batch = _probe(model, classification)
-    with _evaluating(model):
-        single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
-        reason, before = None, surgery.num_changes(model)
-        for attempt in (True, False) if fast else (False,):
-            if attempt:
-                fast_paths.install(model)
-            packed = PackedForward(model, fast=attempt)
-            reason = _difference(packed, batch, single)
-            if reason is None:
-                return packed, None
-            surgery.detach(model, down_to=before)
-    return PaddedForward(model), f"{type(model).__name__} {reason}"
-
-
-def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | None:
-    """How the packed answers differ from those of single rows, None if they do not."""
-    try:
-        with noting_windows() as windows:
-            losses = packed.target_losses(batch)
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        return f"cannot take a packed stream ({error})"
-    if windows == {None} and anatomy.has_window(packed.model.config):
-        return "hides what is outside of a window by a mask, which a stream does not have"
-    tolerance = 1e-3 if packed.model.dtype == torch.float32 else 0.1
-    difference = (losses - single).abs().max().item()
-    if difference <= tolerance * max(1.0, single.abs().max().item()):
-        return None
-    return f"answers differently when packed (loss differs by {difference:.2g})"
-
-
-@contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout for a while."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _probe(model: PreTrainedModel, classification: bool) -> Batch:
-    """Three rows of different lengths; every next token (or a class per row) is predicted."""
-    device, lengths = anatomy.device_of(model), [9, 4, 6]
-    generator = torch.Generator().manual_seed(0)
-    embeddings = model.get_input_embeddings().weight
-    assert isinstance(embeddings, Tensor)
-    vocabulary = embeddings.shape[0]
-    ids = torch.randint(min(10, vocabulary - 1), vocabulary, (sum(lengths),), generator=generator).to(device)
-    if classification:
-        return Batch(input_ids=ids, lengths=lengths, targets=torch.zeros(3, dtype=torch.long, device=device))
-    ends = torch.cumsum(torch.tensor(lengths), 0) - 1
-    positions = torch.tensor([i for i in range(len(ids)) if i not in ends.tolist()], device=device)
-    return Batch(input_ids=ids, lengths=lengths, positions=positions, targets=ids[positions + 1])
-
-
-def _rows(batch: Batch) -> list[Batch]:
-    """The batch's rows, one batch each."""
-    rows, start, owner = [], 0, batch.row_of_target()
-    for index, length in enumerate(batch.lengths):
-        chosen = owner == index
-        rows.append(
-            Batch(
-                input_ids=batch.input_ids[start : start + length],
-                lengths=[length],
-                targets=batch.targets[chosen],
-                positions=None if batch.positions is None else batch.positions[chosen] - start,
-            )
-        )
-        start += length
-    return rows

@@ -42,12 +42,12 @@ def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, inp
     The model's own head runs over a stand-in for its backbone that answers with one state per row,
     `(rows, 1, hidden)`, so whatever the head does to the first or last token it does to the right one.
     """
-    which, ends = anatomy.pooling(model), _ends(model, segments, input_ids)
-    if which == "mean":
+    ends, places = _ends(model, segments, input_ids), pooled_places(model, segments, input_ids)
+    if places is None:
         sums = torch.segment_reduce(hidden.float(), "sum", lengths=segments.sizes, axis=0, unsafe=True)
         pooled = sums / segments.sizes[:, None]
     else:
-        pooled = hidden.index_select(0, segments.starts if which == "first" else ends)
+        pooled = hidden.index_select(0, places)
     body = anatomy.backbone(model)
     states = pooled.to(anatomy.head_dtype(model))[:, None]
     pooler = anatomy.pooler(model)
@@ -62,6 +62,14 @@ def class_logits(model: PreTrainedModel, hidden: Tensor, segments: Segments, inp
     ids = input_ids.index_select(0, ends)[:, None]
     with surgery.stand_in(body, answer):
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+
+
+def pooled_places(model: PreTrainedModel, segments: Segments, input_ids: Tensor) -> Tensor | None:
+    """(rows,) the token of the stream whose state stands for each row; None where all do together."""
+    which = anatomy.pooling(model)
+    if which == "mean":
+        return None
+    return segments.starts if which == "first" else _ends(model, segments, input_ids)
 
 
 def _ends(model: PreTrainedModel, segments: Segments, input_ids: Tensor) -> Tensor:

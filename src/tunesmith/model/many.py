@@ -42,7 +42,7 @@ class Together:
     def scope(self, batches: Mapping[int, Batch]) -> Iterator[None]:
         """What a forward and its backward pass over the batches of some adapters, by their numbers, run inside."""
         num_tokens = {number: len(batch.input_ids) for number, batch in batches.items()}
-        with self.whole.scope(join(list(batches.values()))), low_rank.taking_turns(num_tokens):
+        with self.whole.stream(join(list(batches.values()))), low_rank.taking_turns(num_tokens):
             yield
 
     def losses(self, batches: Mapping[int, Batch]) -> dict[int, Tensor]:

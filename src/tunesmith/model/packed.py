@@ -80,18 +80,33 @@ def see(segments: Segments) -> None:
     _active[-1].seen = segments
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, segments: Segments, token_types: Tensor | None = None) -> Tensor:
-    """Final hidden states `(tokens, hidden)` of a stream `(tokens,)`; call inside `packing`."""
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    segments: Segments,
+    token_types: Tensor | None = None,
+    beginning: Tensor | None = None,
+) -> Tensor:
+    """Final hidden states `(tokens, hidden)` of a stream `(tokens,)`; call inside `packing`.
+
+    With `beginning`, `(words,)` token ids that all rows of a decoder begin with, the stream holds what follows them.
+    """
+    positions, ahead = segments.positions, 0
+    if beginning is not None:
+        ahead = len(beginning)
+        see(segments.sharing(ahead, in_stream=True))
+        input_ids = torch.cat([beginning, input_ids])
+        positions = torch.cat([torch.arange(ahead, device=positions.device), positions + ahead])
     inputs: dict[str, Any] = {
         "input_ids": input_ids[None],
-        "position_ids": segments.positions[None] + anatomy.first_position(model.config),
+        "position_ids": positions[None] + anatomy.first_position(model.config),
     }
     if anatomy.has_token_types(model):
         inputs["token_type_ids"] = (torch.zeros_like(input_ids) if token_types is None else token_types)[None]
     if not anatomy.is_encoder(model.config):
         inputs["use_cache"] = False
     with surgery.without_pooler(model):  # it would pool the stream's first token; `heads` pools each row's
-        return anatomy.backbone(model)(**inputs).last_hidden_state[0]
+        return anatomy.backbone(model)(**inputs).last_hidden_state[0, ahead:]
 
 
 def _attention(

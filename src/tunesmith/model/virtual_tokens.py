@@ -1,7 +1,7 @@
 """Positions that exist in no input text: learnt vectors before the input, or learnt keys and values before every layer's.
 
 `prepend` gives a model vectors that stand before the words' embeddings. In a decoder they see nothing but each other, so a
-packed stream has them once, for all rows, and so has a step of many passes (`once_a_step`); in an encoder, where they see
+packed stream has them once, for all rows, and so has a step of many passes (`beginning`); in an encoder, where they see
 the words, every row has its own. `give_keys` gives keys and values. Either way
 positions count from the virtual tokens on, and the model answers for the words only.
 
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.kernels.segments import Segments
-from tunesmith.model import anatomy, extra_keys, once_a_step, packed, surgery
+from tunesmith.model import anatomy, beginning, extra_keys, packed, surgery
+from tunesmith.model.beginning import Beginning
 from tunesmith.model.extra_keys import ExtraKeys
 from tunesmith.model.once_a_step import Made
 
@@ -69,21 +70,34 @@ def give_keys(model: PreTrainedModel, tokens: VirtualKeys) -> None:
 
 
 @contextlib.contextmanager
-def made_once(model: nn.Module) -> Iterator[None]:
-    """Call what makes the virtual tokens once for all passes within; their gradients reach it at the end, all at once."""
-    made = [Made(module) for module in model.modules() if isinstance(module, VirtualTokens)]
-    _made.update({one.maker: one for one in made})
+def made_once(model: nn.Module, words: Tensor | None = None) -> Iterator[None]:
+    """Call what makes the virtual tokens once for all passes within; their gradients reach it at the end, all at once.
+
+    Where virtual tokens stand before a decoder's words, `words`, `(words,)` token ids that all rows of these passes begin
+    with and that were left out of them, go with them.
+    """
+    tokens = next((module for module in model.modules() if isinstance(module, VirtualTokens)), None)
+    if tokens is None:
+        yield
+        return
+    made, begun = Made(tokens), Beginning(tokens, words)
+    _made[tokens], _begun[tokens] = made, begun
     try:
         yield
     finally:
-        for one in made:
-            one.end()
-            del _made[one.maker]
-    for one in made:
-        one.backward()
+        begun.end()
+        del _made[tokens], _begun[tokens]
+    made.backward()
+    begun.backward()
+
+
+def leave_out_words(model: nn.Module) -> bool:
+    """Whether the words that all rows begin with go with virtual tokens, so that passes need not have them."""
+    return any(begun.num_words and tokens in set(model.modules()) for tokens, begun in _begun.items())
 
 
 _made: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
+_begun: WeakKeyDictionary[nn.Module, Beginning] = WeakKeyDictionary()
 
 
 def _make(tokens: VirtualTokens) -> Any:
@@ -94,7 +108,7 @@ def _make(tokens: VirtualTokens) -> Any:
 def _is_seen(part: PreTrainedModel) -> bool:
     """Whether the layers see the virtual tokens that stand before the words, in all passes alike."""
     tokens = find(part)[1]
-    return tokens in _made and packed.rows() is not None and _made[tokens].is_seen(part)
+    return tokens in _begun and packed.rows() is not None and _begun[tokens].is_seen(part)
 
 
 def find(model: nn.Module) -> tuple[str, VirtualTokens]:
@@ -105,6 +119,11 @@ def find(model: nn.Module) -> tuple[str, VirtualTokens]:
 def count(model: nn.Module) -> int:
     """How many virtual tokens stand before every input of the model."""
     return sum(module.num_tokens for module in model.modules() if isinstance(module, VirtualTokens))
+
+
+def gives_keys(model: nn.Module) -> bool:
+    """Whether the layers of the model are given keys and values that no token stands for."""
+    return any(isinstance(module, VirtualKeys) for module in model.modules())
 
 
 def path_before_words(model: PreTrainedModel) -> str:
@@ -136,15 +155,15 @@ def keys_of_random_words(model: PreTrainedModel, count: int) -> dict[str, Tensor
         part.eval()
         part(inputs_embeds=words)
         part.train(training)
-    return {anatomy.path_of(part, layer): torch.cat([keys, values]).float() for layer, keys, values in layers}
+    return {anatomy.path_of(part, one.layer): torch.cat([one.keys, one.values]).float() for one in layers}
 
 
 def _prepend(part: PreTrainedModel, args: tuple, inputs: Inputs) -> tuple[tuple, Inputs]:
-    if once_a_step.is_being_made():
+    if beginning.is_being_made():
         return args, inputs
     inputs, tokens = _by_name(part, args, inputs), find(part)[1]
     if _is_seen(part):
-        inputs["position_ids"] = inputs["position_ids"] + tokens.num_tokens
+        inputs["position_ids"] = inputs["position_ids"] + tokens.num_tokens + _begun[tokens].num_words
         return (), inputs
     vectors = _make(tokens)
     count, mask = len(vectors), inputs.get("attention_mask")
@@ -211,7 +230,7 @@ def _cut(part: PreTrainedModel, _args: tuple, inputs: Inputs, output: Any) -> An
     Where the first state stands for a whole row, it is that of the first virtual token, which takes the first word's place.
     """
     embeddings = inputs.get("inputs_embeds")
-    if embeddings is None or _past(inputs) > embeddings.shape[1] or once_a_step.is_being_made():
+    if embeddings is None or _past(inputs) > embeddings.shape[1] or beginning.is_being_made():
         return output
     states, count = output.last_hidden_state, find(part)[1].num_tokens
     kept = 1 if anatomy.pooling(part) == "first" else 0

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.data.order import Order
-from tunesmith.data.pack import pack, passes
+from tunesmith.data.pack import pack
 from tunesmith.model import anatomy
 from tunesmith.runs.session import Session
 from tunesmith.training import memory
-from tunesmith.training.loop import Plan, enter_training_mode
+from tunesmith.training.loop import Plan, batches_of, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import Learner, Pass
 from tunesmith.training.workers import threads
@@ -34,11 +34,11 @@ class Forecast:
 
 def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     """Time the largest pass of the first step and scale it to all tokens; the weights do not move."""
-    table, device = session.data.train.tokens, anatomy.device_of(session.model)
+    table = session.data.train.tokens
     rows = Order(len(table), plan.rows_per_step, plan.seed).rows(0)
-    group = max(passes(table, rows, plan.tokens_per_pass, plan.num_processes), key=lambda g: int(table.lengths[g].sum()))
     enter_training_mode(session.model, plan)
-    batch, shortest = pack(table, group).to(device), pack(table, group[[table.lengths[group].argmin()]]).to(device)
+    batch = max(batches_of(table, rows, plan, session.forward), key=lambda batch: len(batch.input_ids))
+    shortest = pack(table, rows[[table.lengths[rows].argmin()]]).to(anatomy.device_of(session.model))
     learner, durations = Learner(session.forward, optimizer), []
     before, loading = memory.resident_bytes(), memory.peak_bytes()
     memory.forget_peak()

@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.data.examples import Chat, Labelled, SourceTarget, Text
-from tunesmith.data.pack import in_order_of_length, pack
+from tunesmith.data.pack import in_order_of_length, num_shared, pack
 from tunesmith.data.prepared import Part
 from tunesmith.evaluation import metrics, statistics
 from tunesmith.evaluation.encoder_gauge import EncoderGauge
 from tunesmith.evaluation.language_gauge import LanguageGauge
 from tunesmith.evaluation.retention import Row, general_rows
 from tunesmith.measure import Measure
-from tunesmith.model import anatomy
+from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.model.source import Source
@@ -68,27 +68,38 @@ class Scores:
 
 
 def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
-    """Run all rows of a part through the model, without gradients."""
+    """Run all rows of a part through the model, without gradients; what they all begin with is computed once."""
     table = part.tokens
     losses, counts = np.zeros(len(table)), np.zeros(len(table), dtype=np.int64)
-    predicted = np.zeros(len(table), dtype=np.int64) if table.labels_per_row else None
+    predicted = np.zeros(len(table), dtype=np.int64)
     device, done = anatomy.device_of(forward.model), 0
     forward.model.eval()
-    for rows in in_order_of_length(table, EVALUATION_TOKENS):
-        batch = pack(table, rows).to(device)
-        if predicted is not None:
-            with torch.no_grad():
-                logits = forward.class_logits(batch)
-            predicted[rows] = logits.argmax(-1).cpu().numpy()
-            losses[rows] = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none").cpu().numpy()
-            counts[rows] = 1
-        elif batch.num_targets:
-            each, owner = forward.target_losses(batch).double().cpu().numpy(), batch.row_of_target().cpu().numpy()
-            losses[rows] = np.bincount(owner, each, minlength=len(rows))
-            counts[rows] = np.bincount(owner, minlength=len(rows))
-        done += len(rows)
-        watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
-    return Scores(losses, counts, part.origins, predicted, table.labels.astype(np.int64) if table.labels_per_row else None)
+    shared = num_shared(table) if forward.shares else 0
+    beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning
+    with virtual_tokens.made_once(forward.model, beginning):
+        for rows in in_order_of_length(table, EVALUATION_TOKENS):
+            batch = pack(table, rows, num_shared=shared).to(device)
+            losses[rows], counts[rows], predicted[rows] = _of_rows(forward, batch)
+            done += len(rows)
+            watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
+    if not table.labels_per_row:
+        return Scores(losses, counts, part.origins)
+    return Scores(losses, counts, part.origins, predicted, table.labels.astype(np.int64))
+
+
+@torch.no_grad()
+def _of_rows(forward: Forward, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each row: its summed loss, the number of its targets, and the class that is predicted (0 where there are none)."""
+    none = np.zeros(batch.num_rows, dtype=np.int64)
+    if batch.positions is None:
+        logits = forward.class_logits(batch)
+        each = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        return each.double().cpu().numpy(), none + 1, logits.argmax(-1).cpu().numpy()
+    if not batch.num_targets:
+        return none.astype(np.float64), none, none
+    each, owner = forward.target_losses(batch).double().cpu().numpy(), batch.row_of_target().cpu().numpy()
+    sums = np.bincount(owner, each, minlength=len(none)).astype(np.float64)
+    return sums, np.bincount(owner, minlength=len(none)).astype(np.int64), none
 
 
 def question_and_answer(part: Part, row: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -19,9 +19,10 @@ from tunesmith.durable import whole_folder
 from tunesmith.errors import DataError, NotMergeable, RunError, SettingsError
 from tunesmith.evaluation.agreement import Agreement, compare
 from tunesmith.model import anatomy, quantize
-from tunesmith.model.forward import Forward, choose
+from tunesmith.model.forward import Forward
 from tunesmith.model.save_model import save_model
 from tunesmith.model.source import Source
+from tunesmith.model.trial import choose
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import evaluate, predict, resume
 from tunesmith.runs.place import Place

@@ -20,8 +20,9 @@ from tunesmith.evaluation.generate import Generation
 from tunesmith.method import Method
 from tunesmith.model import load as loading
 from tunesmith.model import token_rows
-from tunesmith.model.forward import Forward, choose
+from tunesmith.model.forward import Forward
 from tunesmith.model.source import Source
+from tunesmith.model.trial import choose
 from tunesmith.reports.result import RunResult
 from tunesmith.runs import answers
 from tunesmith.runs.answers import Written

@@ -50,7 +50,7 @@ class Profiler:
         typical = speeds[statistics.median_low(speeds)]
         enter_training_mode(session.model, plan)
         counter = StepCounter()
-        batches = batches_of(table, order.rows(typical), plan, session.device)
+        batches = batches_of(table, order.rows(typical), plan, session.forward)
         counter.count(Learner(session.forward, optimizer), batches)
         return StepProfile(
             step=typical + 1,

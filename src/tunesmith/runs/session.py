@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith import registry, settings, starter
+from tunesmith.data.pack import num_shared
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import SettingsError
 from tunesmith.kernels import by_device
 from tunesmith.method import Method
-from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows
+from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows, trial
 from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
 from tunesmith.runs import defaults, machine, requirements
@@ -119,7 +120,7 @@ class Session:
             for ids in (part.tokens.input_ids, part.tokens.target_ids):
                 token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
         nn.Module.to(self.model, self.device)
-        self.forward, reason = forward.choose(
+        self.forward, reason = trial.choose(
             self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"
         )
         self.dtype, sentence = precision.choose(training.precision, self.device)
@@ -189,11 +190,20 @@ class Session:
         training = self.settings.training
         torch.manual_seed(training.seed)
         self._attach_to(self.model)
+        self._share_beginning()
         stored = {}
         if self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_rest(self.model, self.dtype)
             stored = precision.stored_as(self.model, self.dtype)
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
+
+    def _share_beginning(self) -> None:
+        """Let what all rows begin with be computed once a pass where that is worth it and gives the same."""
+        training, count = self.settings.training, num_shared(self.data.train.tokens)
+        if count and training.fast_paths == "on" and training.model_dropout == "off":
+            self.forward = trial.sharing(self.forward)
+            if self.forward.shares:
+                self.watch.say(f"the {count} tokens that all rows begin with are computed once a pass")
 
 
 def prepare_session(chosen: FitSettings, watch: Watch) -> Session:

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from tunesmith.data.order import Order, noise_seed
-from tunesmith.data.pack import pack, passes
+from tunesmith.data.pack import num_shared, pack, passes
 from tunesmith.data.table import TokenTable
 from tunesmith.errors import TrainingDiverged
 from tunesmith.model import anatomy, surgery
@@ -144,7 +143,6 @@ class Loop:
     def begin(self) -> None:
         """Make ready for the first step, or the first after a checkpoint."""
         self._order = Order(len(self.table), self.plan.rows_per_step, self.plan.seed)
-        self._device = anatomy.device_of(self.forward.model)
         self._recent: list[tuple[int, float]] = []
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
 
@@ -182,7 +180,7 @@ class Loop:
         start = time.perf_counter()
         enter_training_mode(self.forward.model, self.plan)
         with self.measuring(self.state.step, self.forward.model) as laps:
-            batches = batches_of(self.table, self.next_rows, self.plan, self._device)
+            batches = batches_of(self.table, self.next_rows, self.plan, self.forward)
             laps.end("data")
             result = take_step(self.learner, batches, self.next_update(len(batches)), self.strategies, laps)
         self.record(result, time.perf_counter() - start)
@@ -280,10 +278,12 @@ class Loop:
         self._save(is_best=improved)
 
 
-def batches_of(table: TokenTable, rows: NDArray[np.int64], plan: Plan, device: torch.device) -> list[Batch]:
+def batches_of(table: TokenTable, rows: NDArray[np.int64], plan: Plan, forward: Forward) -> list[Batch]:
     """The rows of a step as packed batches, one a pass, where the model is."""
-    groups = passes(table, rows, plan.tokens_per_pass, plan.num_processes)
-    return [pack(table, group).to(device) for group in groups]
+    device = anatomy.device_of(forward.model)
+    shared = num_shared(table) if forward.shares else 0
+    groups = passes(table, rows, plan.tokens_per_pass, plan.num_processes, num_shared=shared)
+    return [pack(table, group, num_shared=shared).to(device) for group in groups]
 
 
 def enter_training_mode(model: nn.Module, plan: Plan) -> None:

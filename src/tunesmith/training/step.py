@@ -76,7 +76,7 @@ class Learner:
     def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> Tensor:
         """The part of some passes in the mean loss over `num_targets`, a float64 scalar, and in its gradients."""
         total = torch.zeros((), dtype=torch.float64, device=anatomy.device_of(self.forward.model))
-        with virtual_tokens.made_once(self.forward.model):
+        with virtual_tokens.made_once(self.forward.model, passes[0].batch.beginning if passes else None):
             for batch, seed in passes:
                 if batch.num_targets == 0:
                     continue

@@ -34,7 +34,7 @@ _SYSTEMS = ("Linux", "Darwin")
 _TIMEOUT_SECONDS = 120
 _FOLDER = Path(__file__).parent
 
-Argument = Tensor | Sequence[int] | int | float | None
+Argument = Tensor | Sequence[int] | Sequence[float] | int | float | None
 
 
 class NotCompiled(Exception):
@@ -42,12 +42,18 @@ class NotCompiled(Exception):
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
-    """Call a function of the code for `dtype`; tensors, and sequences of whole numbers, are given by their address.
+    """Call a function of the code for `dtype`; tensors, and sequences of numbers, are given by their address.
 
     Raises:
         NotCompiled: If there is no code here.
     """
     getattr(library(dtype), name)(*map(_for_c, arguments))
+
+
+@functools.cache
+def pairs_are_fast() -> bool:
+    """Whether the processor multiplies pairs of 16-bit numbers, so that the code beats torch's products of such numbers."""
+    return bool(library(torch.bfloat16).pairs_are_fast())
 
 
 def fingerprint() -> str:
@@ -194,4 +200,5 @@ def _for_c(argument: Argument) -> object:
         return ctypes.c_long(argument)
     if isinstance(argument, float):
         return ctypes.c_float(argument)
-    return (ctypes.c_long * len(argument))(*argument)
+    kind = ctypes.c_float if isinstance(argument[0], float) else ctypes.c_long
+    return (kind * len(argument))(*argument)

@@ -140,9 +140,8 @@ static inline void store(number *to, lanes x, long left)
 /* x, and `other` in the places behind the first `left`. */
 static inline lanes filled(lanes x, long left, float other)
 {
-    for (long j = left; j < LANES; j++)
-        x[j] = other;
-    return x;
+    const words index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return choose((words)(index < (uint32_t)left), x, all(other));
 }
 
 /* e^x to two units in the last place: 2^n e^r with |r| <= ln(2) / 2. Zero below -87, and as much as e^88 above 88. */

@@ -20,24 +20,24 @@ def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def attend(inputs: tuple[Tensor, ...], out: Tensor, *, causal: bool, scale: float) -> None:
     """Writes `out` `(length, heads, width)`, which lies side by side."""
-    q, k, v = map(_by_rows, inputs)
-    call("short_attention_forward", q.dtype, q, k, v, out, _sizes(q, k, v, causal), float(scale))
+    q, k, v = map(by_rows, inputs)
+    call("short_attention_forward", q.dtype, q, k, v, out, sizes(q, k, v, causal), float(scale))
 
 
 def write_gradients(
     inputs: tuple[Tensor, ...], dout: Tensor, outputs: tuple[Tensor, ...], *, causal: bool, scale: float
 ) -> None:
     """Writes the gradients of q, k and v, which lie side by side."""
-    q, k, v = map(_by_rows, inputs)
-    call("short_attention_gradients", q.dtype, q, k, v, dout.contiguous(), *outputs, _sizes(q, k, v, causal), float(scale))
+    q, k, v = map(by_rows, inputs)
+    call("short_attention_gradients", q.dtype, q, k, v, dout.contiguous(), *outputs, sizes(q, k, v, causal), float(scale))
 
 
-def _sizes(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[int, ...]:
+def sizes(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[int, ...]:
     """As `sizes` of short_attention.c."""
     (length, heads, width), (seen, kv_heads, _) = q.shape, k.shape
     return (length, seen, kv_heads, heads // kv_heads, width, q.stride(0), k.stride(0), v.stride(0), causal)
 
 
-def _by_rows(t: Tensor) -> Tensor:
+def by_rows(t: Tensor) -> Tensor:
     """The heads of a token beside each other."""
     return t if t.stride()[1:] == (t.shape[2], 1) else t.contiguous()
