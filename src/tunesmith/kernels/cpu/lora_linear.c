@@ -24,24 +24,33 @@ static void round_all(number *to, const float *from, long count)
     });
 }
 
+/* ROWS rows and some columns of y = scale a b in 16 bits. */
+static inline __attribute__((always_inline)) void write_tile(
+    number *y, long y_row, left a, const pair *b, long inner, long columns, float scale, int num_lanes)
+{
+    tile t = add_product((tile){0}, a, b, inner, num_lanes);
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < num_lanes; c++)
+            store(y + r * y_row + c * LANES, t.sums[r][c] * scale, columns - c * LANES < LANES ? columns - c * LANES : LANES);
+}
+
 /* y = scale a b in 16 bits, row by row of b's columns; the last eight rows may be made twice. */
 static void write_product(number *y, long y_row, left a, const pair *b, long tokens, long inner, long columns, float scale)
 {
     for (long t = 0; t < tokens; t = t + ROWS < tokens && t + 2 * ROWS > tokens ? tokens - ROWS : t + ROWS)
         for (long column = 0; column < columns; column += PANEL) {
+            number *to = y + t * y_row + column;
             left rows = {a.pairs + t * a.row, a.row, a.inner};
             const pair *panel = b + column * inner;
-            int is_narrow = columns - column <= LANES;
-            tile sums = is_narrow ? add_product((tile){0}, rows, panel, inner, 1) : add_product((tile){0}, rows, panel, inner, 2);
-            for (int r = 0; r < ROWS; r++)
-                for (int c = 0; c < 2 - is_narrow; c++) {
-                    number *to = y + (t + r) * y_row + column + c * LANES;
-                    long there = columns - column - c * LANES;
-                    if (there >= LANES)
-                        store(to, sums.sums[r][c] * scale, LANES);
-                    else
-                        store(to, sums.sums[r][c] * scale, there);
-                }
+            long there = columns - column;
+            if (there >= PANEL)
+                write_tile(to, y_row, rows, panel, inner, PANEL, scale, 2);
+            else if (there == LANES)
+                write_tile(to, y_row, rows, panel, inner, LANES, scale, 1);
+            else if (there > LANES)
+                write_tile(to, y_row, rows, panel, inner, there, scale, 2);
+            else
+                write_tile(to, y_row, rows, panel, inner, there, scale, 1);
         }
 }
 

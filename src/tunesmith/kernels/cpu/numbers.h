@@ -25,7 +25,7 @@ static inline lanes choose(words where, lanes one, lanes other)
 
 #ifdef __AVX512BF16__ /* what compilers do not find by themselves; the other branch says what it means */
 
-static inline lanes from_bfloat16(shorts x) { return (lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); }
+static inline words widened(shorts x) { return (words)_mm512_cvtepu16_epi32((__m256i)x); }
 static inline shorts to_bfloat16(lanes x) { return (shorts)_mm512_cvtneps_pbh((__m512)x); }
 static inline lanes larger(lanes a, lanes b) { return (lanes)_mm512_max_ps((__m512)a, (__m512)b); }
 static inline lanes smaller(lanes a, lanes b) { return (lanes)_mm512_min_ps((__m512)a, (__m512)b); }
@@ -40,7 +40,7 @@ static inline lanes reciprocal(lanes x)
 
 #else
 
-static inline lanes from_bfloat16(shorts x) { return (lanes)(__builtin_convertvector(x, words) << 16); }
+static inline words widened(shorts x) { return __builtin_convertvector(x, words); }
 
 /* To the nearest, ties to even; what is not a number stays that. */
 static inline shorts to_bfloat16(lanes x)
@@ -73,6 +73,8 @@ static inline float largest(lanes x)
 static inline lanes reciprocal(lanes x) { return 1.0f / x; }
 
 #endif
+
+static inline lanes from_bfloat16(shorts x) { return (lanes)(widened(x) << 16); }
 
 #ifdef BFLOAT16
 typedef uint16_t number;

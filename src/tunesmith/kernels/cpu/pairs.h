@@ -41,7 +41,7 @@ static inline shorts load_shorts(const void *from)
 /* Numbers of two rows, each pair from the same column. */
 static inline words interleaved(shorts even, shorts odd)
 {
-    return __builtin_convertvector(even, words) | __builtin_convertvector(odd, words) << 16;
+    return widened(even) | widened(odd) << 16;
 }
 
 /* total + a b, summed over the two of each pair. */
@@ -81,18 +81,25 @@ static inline void pack_columns(pair *to, const number *from, long from_row, lon
             }
 }
 
+/* Sixteen numbers of a row, or `left` with zeros behind them. */
+static inline shorts some_of(const number *row, long left)
+{
+    shorts some = {0};
+    if (left >= LANES)
+        return load_shorts(row);
+    for (long i = 0; i < left; i++)
+        some[i] = row[i];
+    return some;
+}
+
 /* Panels of a right side whose sum is over the tokens, and whose columns are the width. */
 static inline void pack_rows(pair *to, const number *from, long from_row, long tokens, long width)
 {
     for (long panel = 0; panel < width; panel += PANEL)
         for (long t = 0; t < tokens; t += 2)
             for (long i = panel; i < panel + PANEL; i += LANES, to += LANES) {
-                shorts two[2] = {{0}, {0}};
-                long count = width - i < LANES ? width - i : LANES;
-                for (int more = 0; more < 2 && count > 0; more++)
-                    if (t + more < tokens)
-                        memcpy(&two[more], from + (t + more) * from_row + i, count * sizeof(number));
-                words both = interleaved(two[0], two[1]);
+                const number *even = from + t * from_row + i;
+                words both = interleaved(some_of(even, width - i), t + 1 < tokens ? some_of(even + from_row, width - i) : (shorts){0});
                 memcpy(to, &both, sizeof both);
             }
 }
