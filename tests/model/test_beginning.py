@@ -141,3 +141,13 @@ def test_nothing_is_left_of_it_after_a_step():
     _accumulated(forward, optimizer, _passes(TABLE.num_common, 2))
     assert torch.equal(forward.target_losses(_passes(0, 8)[0]), before)
     assert all(extra_keys.of(module) is None for module in forward.model.modules())
+
+
+def test_words_that_were_left_out_are_never_lost():
+    """Where layers recompute in a way that keeps no gradient, each pass computes the prompt, and there is no place for words."""
+    forward, optimizer = _attached(Prompt(num_tokens=4))
+    model = forward.model.train()
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="what its row begins with"):
+        _accumulated(forward, optimizer, _passes(TABLE.num_common, 2))

@@ -106,9 +106,18 @@ def _make(tokens: VirtualTokens) -> Any:
 
 
 def _is_seen(part: PreTrainedModel) -> bool:
-    """Whether the layers see the virtual tokens that stand before the words, in all passes alike."""
-    tokens = find(part)[1]
-    return tokens in _begun and packed.rows() is not None and _begun[tokens].is_seen(part)
+    """Whether the layers see the virtual tokens that stand before the words, in all passes alike.
+
+    Raises:
+        ValueError: They do not, but the words behind them were left out of the rows.
+    """
+    begun = _begun.get(find(part)[1])
+    if begun is None:
+        return False
+    is_seen = packed.rows() is not None and begun.is_seen(part)
+    if begun.num_words and not is_seen:
+        raise ValueError("the layers do not show every word what its row begins with")
+    return is_seen
 
 
 def find(model: nn.Module) -> tuple[str, VirtualTokens]:

@@ -198,12 +198,12 @@ class Session:
         return FlatAdamW(self.model.named_parameters(), training.weight_decay, stored, self.method.rate_of)
 
     def _share_beginning(self) -> None:
-        """Let what all rows begin with be computed once a pass where that is worth it and gives the same."""
+        """Let what all rows begin with be computed once for many where that is worth it and gives the same."""
         training, count = self.settings.training, num_shared(self.data.train.tokens)
         if count and training.fast_paths == "on" and training.model_dropout == "off":
             self.forward = trial.sharing(self.forward)
             if self.forward.shares:
-                self.watch.say(f"the {count} tokens that all rows begin with are computed once a pass")
+                self.watch.say(f"the {count} tokens that all rows begin with are computed once for many rows")
 
 
 def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
