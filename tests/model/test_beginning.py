@@ -144,7 +144,7 @@ def test_nothing_is_left_of_it_after_a_step():
 
 
 def test_words_that_were_left_out_are_never_lost():
-    """Where layers recompute in a way that keeps no gradient, each pass computes the prompt, and there is no place for words."""
+    """Where layers recompute in a way that keeps no gradient, each pass computes the prompt, and words have no place."""
     forward, optimizer = _attached(Prompt(num_tokens=4))
     model = forward.model.train()
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable

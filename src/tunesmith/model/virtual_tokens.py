@@ -106,16 +106,10 @@ def _make(tokens: VirtualTokens) -> Any:
 
 
 def _is_seen(part: PreTrainedModel) -> bool:
-    """Whether the layers see the virtual tokens that stand before the words, in all passes alike.
-
-    Raises:
-        ValueError: They do not, but the words behind them were left out of the rows.
-    """
+    """Whether the layers see the virtual tokens before the words in all passes alike; they must if words were left out."""
     begun = _begun.get(find(part)[1])
-    if begun is None:
-        return False
-    is_seen = packed.rows() is not None and begun.is_seen(part)
-    if begun.num_words and not is_seen:
+    is_seen = begun is not None and packed.rows() is not None and begun.is_seen(part)
+    if begun is not None and begun.num_words and not is_seen:
         raise ValueError("the layers do not show every word what its row begins with")
     return is_seen
 
