@@ -74,6 +74,18 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return set(one) == set(other) and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+class TokensOfALayer:
+    """Counts the tokens that the second layer of a model computes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.count = 0
+        norm = next(module for name, module in model.named_modules() if name.endswith("layers.1.input_layernorm"))
+        norm.register_forward_hook(self)
+
+    def __call__(self, _module: nn.Module, _inputs: object, states: Tensor) -> None:
+        self.count += states.shape[-2]
+
+
 @dataclass
 class Silent:
     """A watch that keeps warnings and progress."""

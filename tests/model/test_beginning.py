@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tiny_models
 import tiny_runs
@@ -112,24 +112,12 @@ def test_not_where_it_gives_other_answers(monkeypatch: pytest.MonkeyPatch):
     assert not sharing(forward).shares
 
 
-class _Tokens:
-    """Counts the tokens that a layer of a model computes."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.count = 0
-        norm = next(module for name, module in model.named_modules() if name.endswith("layers.1.input_layernorm"))
-        norm.register_forward_hook(self)
-
-    def __call__(self, _module: nn.Module, _inputs: object, states: Tensor) -> None:
-        self.count += states.shape[-2]
-
-
 @pytest.mark.parametrize(
     ("method", "times"), [(LoRA(rank=2), 4), (Prompt(num_tokens=6), 2)], ids=["once a pass", "once a step, with a prompt"]
 )
 def test_how_often_it_goes_through_the_layers(method: Method, times: int):
     forward, optimizer = _attached(method)
-    tokens, passes = _Tokens(forward.model), _passes(TABLE.num_common, 2)
+    tokens, passes = tiny_runs.TokensOfALayer(forward.model), _passes(TABLE.num_common, 2)
     _accumulated(forward, optimizer, passes)
     assert (len(passes), TABLE.num_common) == (4, 6)
     assert tokens.count == sum(len(one.input_ids) for one in passes) + 6 * times

@@ -277,22 +277,10 @@ def test_virtual_tokens_are_made_once_a_step(method: Method, name: str, task: ti
     assert len(calls) == 3, "what a step has made is not used after it"
 
 
-class _Tokens:
-    """Counts the tokens that a layer of a model computes."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.count = 0
-        norm = next(module for name, module in model.named_modules() if name.endswith("layers.1.input_layernorm"))
-        norm.register_forward_hook(self)
-
-    def __call__(self, _module: nn.Module, _inputs: object, states: Tensor) -> None:
-        self.count += states.shape[-2]
-
-
 @pytest.mark.parametrize("method", [Prompt(num_tokens=4), PTuning(num_tokens=4)], ids=["prompt", "ptuning"])
 def test_virtual_tokens_before_a_decoder_go_through_its_layers_once_a_step(method: Method):
     forward, optimizer = tiny_runs.attached(method, "llama", "causal")
-    tokens, passes = _Tokens(forward.model), _cut(tiny_runs.language_table(), 2)
+    tokens, passes = tiny_runs.TokensOfALayer(forward.model), _cut(tiny_runs.language_table(), 2)
     _accumulated(forward, optimizer, passes)
     assert len(passes) > 2
     assert tokens.count == sum(len(one.input_ids) for one in passes if one.num_targets) + 4
@@ -303,7 +291,7 @@ def test_where_a_window_hides_virtual_tokens_every_pass_computes_them():
     forward, optimizer = tiny_runs.attached(Prompt(num_tokens=4), "gemma3", "causal")
     table = tiny_runs.language_table()
     whole, passes = _accumulated(forward, optimizer, _cut(table, 8)), _cut(table, 2)
-    tokens = _Tokens(forward.model)
+    tokens = tiny_runs.TokensOfALayer(forward.model)
     _assert_same(_accumulated(forward, optimizer, passes), whole)
     assert tokens.count == sum(len(one.input_ids) + 4 for one in passes if one.num_targets)
 
@@ -311,7 +299,7 @@ def test_where_a_window_hides_virtual_tokens_every_pass_computes_them():
 def test_nor_do_they_where_rotary_embedding_depends_on_the_length():
     forward, optimizer = tiny_runs.attached(Prompt(num_tokens=4), "llama", "causal")
     forward.model.config.rope_parameters = {**forward.model.config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
-    tokens, passes = _Tokens(forward.model), _cut(tiny_runs.language_table(), 2)
+    tokens, passes = tiny_runs.TokensOfALayer(forward.model), _cut(tiny_runs.language_table(), 2)
     _accumulated(forward, optimizer, passes)
     assert tokens.count == sum(len(one.input_ids) + 4 for one in passes if one.num_targets)
 
