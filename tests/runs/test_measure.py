@@ -57,3 +57,10 @@ def test_what_all_rows_begin_with_is_computed_once():
     assert computed - passes[0] == 29 * table.num_common
     assert shared.losses == pytest.approx(plain.losses, rel=1e-5)
     assert shared.counts.tolist() == plain.counts.tolist()
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_no_rows_have_no_scores(shares: bool):
+    forward, table = tiny_runs.attached(LoRA(rank=2))[0], tiny_runs.language_table().select([])
+    part = Part(examples=ChosenExamples([], np.arange(0)), tokens=table, origins=np.arange(0))
+    assert len(score(sharing(forward) if shares else forward, part, Silent(), "evaluating").losses) == 0

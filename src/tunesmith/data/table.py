@@ -67,7 +67,7 @@ class TokenTable:
 
         Chat templates put their system prompt there. Zero where rows are not read from left to right.
         """
-        if self.labels_per_row or self.target_ids is not None:
+        if not len(self) or self.labels_per_row or self.target_ids is not None:
             return 0
         starts, last = self.offsets[:-1], int(self.lengths.min()) - 1
         for place in range(last):

@@ -20,7 +20,7 @@ from tunesmith.errors import NoSuchTarget
 from tunesmith.model import anatomy, beginning, roles, surgery
 
 MOST_READ = 0.75
-"""Share of the tokens; above it, leaving out the others saves less than picking them out costs."""
+"""Share of the tokens; above it, little could be left out, and picking costs something."""
 _known: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
 
 

@@ -75,7 +75,7 @@ def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
     device, done = anatomy.device_of(forward.model), 0
     forward.model.eval()
     shared = num_shared(table) if forward.shares else 0
-    beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning
+    beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning if shared else None
     with virtual_tokens.made_once(forward.model, beginning):
         for rows in in_order_of_length(table, EVALUATION_TOKENS):
             batch = pack(table, rows, num_shared=shared).to(device)

@@ -11,7 +11,7 @@ from tunesmith.kernels.by_device import FUNCTIONS
 from tunesmith.kernels.cpu import compiled
 from tunesmith.kernels.lora_linear import Change, Kept
 
-MOST_RANKS = 128  # of all layers together; above, torch's products are as fast
+MOST_RANKS = 128  # of all layers together; more have not been timed beside torch's products
 MOST_LAYERS = 8  # as in lora_linear.c
 ROWS, PANEL = 8, 32  # as in pairs.h
 
