@@ -1,8 +1,9 @@
 """The contract of a method that PEFT has too: what its settings and tensors are called in PEFT's files.
 
-A method that keeps it is saved in PEFT's format and reads adapters that PEFT saved. All other methods are saved in
-tunesmith's own format, for which they write no code. The functions below the contract are for methods whose tensors
-belong to single modules of the base model.
+A method that keeps `PeftFormat` is saved in PEFT's format and reads adapters that PEFT saved. One that keeps `ForPeft` alone is
+another method to PEFT: it is saved for PEFT beside tunesmith's own format, from which it is read. All other methods are saved
+in tunesmith's own format, for which they write no code. The functions below the contracts are for methods whose tensors belong
+to single modules of the base model.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class PeftParts:
     """The trained tensors that belong to the base model (a classification head), under the model's names."""
 
 
-class PeftFormat(ABC):
-    """Kept by a `Method` beside its own contract."""
+class ForPeft(ABC):
+    """Kept by a `Method` beside its own contract: PEFT computes what it learnt."""
 
     peft_type: ClassVar[str]
     """The `peft_type` in `adapter_config.json`."""
@@ -51,10 +52,6 @@ class PeftFormat(ABC):
     """Keys that tell this method from others of the same type, with the values that say so."""
     peft_prefix: ClassVar[str] = PREFIX
     """What stands before the names of heads."""
-    peft_keys: ClassVar[frozenset[str]]
-    """Keys that `from_peft` honours. Any other key that is switched on is refused by name before it is called."""
-    peft_ignored: ClassVar[frozenset[str]] = frozenset()
-    """Keys that change nothing in what a trained adapter computes."""
 
     @abstractmethod
     def to_peft(self, model: nn.Module, trained: Mapping[str, Tensor]) -> PeftParts:
@@ -63,6 +60,15 @@ class PeftFormat(ABC):
         Raises:
             NotInPeftFormat: If there is no way to write them that PEFT would read as the same function.
         """
+
+
+class PeftFormat(ForPeft, ABC):
+    """Kept by a `Method` that PEFT has too: its files say all there is to know."""
+
+    peft_keys: ClassVar[frozenset[str]]
+    """Keys that `from_peft` honours. Any other key that is switched on is refused by name before it is called."""
+    peft_ignored: ClassVar[frozenset[str]] = frozenset()
+    """Keys that change nothing in what a trained adapter computes."""
 
     @classmethod
     @abstractmethod
@@ -142,7 +148,7 @@ _STARTS_BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 def low_rank_parts(model: nn.Module, trained: Mapping[str, Tensor], endings: Mapping[str, str]) -> PeftParts:
     """What methods with a low-rank change share in PEFT's files: the layers, and the tensors of `endings` (PEFT's to ours)."""
-    layers = low_rank.layers(model)
+    layers = low_rank.changed(model)
     own = {f"{path}.{ours}": f"{PREFIX}{path}.{theirs}" for path in layers for theirs, ours in endings.items()}
     config: dict[str, object] = {
         "target_modules": target_modules(model, list(layers)),

@@ -127,7 +127,7 @@ def test_only_what_peft_has_is_written_in_its_format(tmp_path):
     model = base_model(CASES[0])
     IA3().attach(model)
     token_rows.train(model, "model.embed_tokens", TOKENS)
-    with pytest.raises(RunError, match=r"no format for rows of embeddings beside 'ia3'"):
+    with pytest.raises(RunError, match=r"no format for rows of embeddings beside the type IA3"):
         adapter.save(model, IA3(), tmp_path / "a", base_model="b")
 
 

@@ -178,3 +178,13 @@ def test_the_reader_of_an_encoder_decoder_is_its_encoder():
     assert anatomy.reader(model) is model.get_encoder()
     single = tiny_models.on_meta("llama")
     assert anatomy.reader(single) is single.base_model
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("bart", {"encoder_layers": 2, "decoder_layers": 3}), ("t5", {"num_layers": 2, "num_decoder_layers": 3}), ("llama", {})],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_layers_are_those_of_the_decoder(name: str, sizes: dict[str, int]):
+    model = tiny_models.build(name, "seq2seq" if sizes else "causal", **sizes)
+    assert anatomy.num_layers(model.config) == (3 if sizes else 2)

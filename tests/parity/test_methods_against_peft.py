@@ -22,7 +22,10 @@ METHODS = [
     for name in registry.names("tunesmith.methods")
     if issubclass(registry.find("tunesmith.methods", name, Method), PeftFormat)
 ]
-CASES = [("llama", "causal"), ("gpt2", "causal"), ("llama", "classification"), ("bert", "classification"), ("t5", "seq2seq")]
+DECODERS = [("llama", "causal"), ("gpt2", "causal")]
+CASES = [*DECODERS, ("llama", "classification"), ("bert", "classification"), ("t5", "seq2seq"), ("bart", "seq2seq")]
+ODD = {"t5": {"num_layers": 3}, "bart": {"encoder_layers": 3, "decoder_layers": 3}}
+"""With an even number of layers PEFT ties the prefixes of an encoder-decoder's layers two by two."""
 KINDS = {"causal": "CAUSAL_LM", "classification": "SEQ_CLS", "seq2seq": "SEQ_2_SEQ_LM"}
 PEFT_CONFIGS = {
     "lora": lambda **facts: peft.LoraConfig(r=4, target_modules="all-linear", **facts),
@@ -49,8 +52,7 @@ def batch(task: str) -> dict[str, Tensor]:
 
 
 def base_model(case: tuple[str, tiny_models.Task]) -> nn.Module:
-    """Three layers of T5: with an even number PEFT ties the prefixes of layers two by two."""
-    return tiny_models.build(*case, **({"num_layers": 3} if case[0] == "t5" else {}))
+    return tiny_models.build(*case, **ODD.get(case[0], {}))
 
 
 def shake(model: nn.Module, seed: int = 3) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tunesmith import registry, settings
 from tunesmith.checkpoint import trained
 from tunesmith.errors import UnknownName
-from tunesmith.interchange import PeftFormat
+from tunesmith.interchange import ForPeft
 from tunesmith.method import Method
 from tunesmith.planning import catalogue
 
@@ -22,7 +22,7 @@ def test_the_facts_are_those_of_the_class(name):
     for fact in catalogue._FACTS:
         assert getattr(entry, fact) == getattr(cls, fact), fact
     assert entry.takes_positions == (cls().num_positions > 0)
-    assert entry.in_peft_format == issubclass(cls, PeftFormat)
+    assert entry.in_peft_format == issubclass(cls, ForPeft)
     assert entry.preset_of is None
     assert entry.sentence.endswith(".")
 

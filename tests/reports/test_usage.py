@@ -12,8 +12,8 @@ import tiny_models
 from tunesmith.checkpoint import adapter
 from tunesmith.method import Method
 from tunesmith.methods.adapter import Adapter
+from tunesmith.methods.bitfit import BitFit
 from tunesmith.methods.lora import LoRA
-from tunesmith.methods.pissa import PiSSA
 from tunesmith.reports.card import render_card
 from tunesmith.reports.curves import Curves
 from tunesmith.reports.html import render_report
@@ -37,7 +37,7 @@ def test_an_adapter_that_peft_reads(chat_result: RunResult, tmp_path: Path):
     assert "In Python, with peft and transformers" in page
 
 
-@pytest.mark.parametrize("method", [Adapter(), PiSSA(rank=2)], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [Adapter(), BitFit()], ids=lambda method: method.name)
 def test_an_adapter_in_a_format_of_our_own(chat_result: RunResult, tmp_path: Path, method: Method):
     folder = run_of(method, tmp_path)
     result = replace(chat_result, mergeable=method.mergeable)

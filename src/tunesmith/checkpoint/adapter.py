@@ -1,4 +1,7 @@
-"""Saves and loads what a method learnt: in PEFT's format if that can hold it, else in tunesmith's own."""
+"""Saves and loads what a method learnt: in PEFT's format if that can hold it, else in tunesmith's own.
+
+What is another method to PEFT is saved in both: PEFT reads the one, tunesmith the other.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import nn
 
 from tunesmith.checkpoint import peft_format, trained
 from tunesmith.errors import ModelError
-from tunesmith.interchange import NotInPeftFormat, PeftFormat
+from tunesmith.interchange import ForPeft, NotInPeftFormat, PeftFormat
 from tunesmith.method import Method
 
 
@@ -20,11 +23,13 @@ def save(model: nn.Module, method: Method, folder: Path, *, base_model: str) -> 
         DiskFull: If there is too little room.
         RunError: If the folder cannot be written for another reason.
     """
-    if isinstance(method, PeftFormat):
+    forms = []
+    if isinstance(method, ForPeft):
         with contextlib.suppress(NotInPeftFormat):
-            peft_format.write(model, method, folder, base_model=base_model)
-            return
-    trained.save_trained(model, method, folder)
+            forms.append(peft_format.files(model, method, base_model=base_model))
+    if not forms or not isinstance(method, PeftFormat):
+        forms.append(trained.files(model, method))
+    trained.write(folder, *forms)
 
 
 def load(model: nn.Module, folder: Path) -> Method:
@@ -33,8 +38,8 @@ def load(model: nn.Module, folder: Path) -> Method:
     Raises:
         InputError: If it is no adapter, cannot be read safely, or belongs to another model.
     """
-    if (folder / peft_format.CONFIG).exists():
-        return peft_format.load(model, folder)
     if (folder / trained.METHOD).exists():
         return trained.load_trained(model, folder)
+    if (folder / peft_format.CONFIG).exists():
+        return peft_format.load(model, folder)
     raise ModelError(f"{folder} holds no adapter: it has neither {peft_format.CONFIG} nor {trained.METHOD}.")

@@ -13,15 +13,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tunesmith import registry
-from tunesmith.checkpoint import peft_tokens
-from tunesmith.checkpoint.trained import fill, thaw_saved, trainable
-from tunesmith.durable import whole_folder
+from tunesmith.checkpoint import peft_tokens, trained
+from tunesmith.checkpoint.trained import TwoFiles, fill, thaw_saved, trainable
 from tunesmith.errors import ModelError, RunError
-from tunesmith.interchange import PeftFormat
+from tunesmith.interchange import ForPeft, PeftFormat
 from tunesmith.method import Method
 from tunesmith.model import token_rows
 from tunesmith.model.safe_files import read_json, read_tensors, shown
-from tunesmith.tensor_file import json_bytes, num_bytes_of, write_bytes, write_tensors
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -38,24 +36,20 @@ _TASK_TYPES = {
 }
 
 
-def write(model: nn.Module, method: Method, folder: Path, *, base_model: str) -> None:
-    """Save a trained method in PEFT's format, whole or not at all.
+def files(model: nn.Module, method: ForPeft, *, base_model: str) -> TwoFiles:
+    """A trained method as PEFT keeps it.
 
     Args:
         model: The model with the method attached.
-        method: A method that keeps `PeftFormat`.
-        folder: Where the two files go; a folder already there is replaced.
+        method: What is attached.
         base_model: The base as the user named it, for whoever loads the adapter.
 
     Raises:
-        RunError: If PEFT's format cannot hold what was trained, or the folder cannot be written.
-        DiskFull: If there is too little room.
+        RunError: If PEFT's format cannot hold what was trained.
     """
-    if not isinstance(method, PeftFormat):
-        raise RunError(f"PEFT has no format for the method {method.name!r}.")
     tokens, rows, rest = peft_tokens.write(model, trainable(model))
-    if rows and peft_tokens.KEY not in method.peft_keys:
-        raise RunError(f"PEFT has no format for rows of embeddings beside {method.name!r}.")
+    if rows and method.peft_type not in peft_tokens.TYPES:
+        raise RunError(f"PEFT has no format for rows of embeddings beside the type {method.peft_type}.")
     parts = method.to_peft(model, rest)
     config = {
         "peft_type": method.peft_type,
@@ -70,9 +64,19 @@ def write(model: nn.Module, method: Method, folder: Path, *, base_model: str) ->
         **tokens,
     }
     tensors = {**parts.tensors, **rows, **{f"{method.peft_prefix}{name}": tensor for name, tensor in parts.heads.items()}}
-    with whole_folder(folder, num_bytes_of(tensors)) as place:
-        write_tensors(place / TENSORS, tensors)
-        write_bytes(place / CONFIG, [json_bytes(dict(sorted(config.items())))])
+    return TwoFiles(TENSORS, tensors, CONFIG, dict(sorted(config.items())))
+
+
+def write(model: nn.Module, method: Method, folder: Path, *, base_model: str) -> None:
+    """Save a trained method in PEFT's format, whole or not at all; a folder already there is replaced.
+
+    Raises:
+        RunError: If PEFT's format cannot hold what was trained, or the folder cannot be written.
+        DiskFull: If there is too little room.
+    """
+    if not isinstance(method, ForPeft):
+        raise RunError(f"PEFT has no format for the method {method.name!r}.")
+    trained.write(folder, files(model, method, base_model=base_model))
 
 
 def load(model: nn.Module, folder: Path) -> Method:

@@ -7,6 +7,7 @@ method.json           the method's name and settings
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,6 +31,35 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+@dataclass(frozen=True)
+class TwoFiles:
+    """What an adapter is kept in: tensors, and what they are."""
+
+    tensors_name: str
+    tensors: Mapping[str, Tensor]
+    about_name: str
+    about: Mapping[str, object]
+
+
+def write(folder: Path, *adapters: TwoFiles) -> None:
+    """Write an adapter to `folder`, in one form or several beside each other, whole or not at all.
+
+    Raises:
+        DiskFull: If there is too little room.
+        RunError: If the folder cannot be written for another reason.
+    """
+    with whole_folder(folder, sum(num_bytes_of(adapter.tensors) for adapter in adapters)) as place:
+        for adapter in adapters:
+            write_tensors(place / adapter.tensors_name, adapter.tensors)
+            write_bytes(place / adapter.about_name, [json_bytes(adapter.about)])
+
+
+def files(model: nn.Module, method: Method) -> TwoFiles:
+    """What learns and the method, as they are kept."""
+    about = {"schema_version": SCHEMA_VERSION, "method": {"name": method.name, **settings.to_mapping(method)}}
+    return TwoFiles(TENSORS, trainable(model), METHOD, about)
+
+
 def save_trained(model: nn.Module, method: Method, folder: Path) -> None:
     """Write what learns and the method to `folder`, whole or not at all.
 
@@ -37,11 +67,7 @@ def save_trained(model: nn.Module, method: Method, folder: Path) -> None:
         DiskFull: If there is too little room.
         RunError: If the folder cannot be written for another reason.
     """
-    tensors = trainable(model)
-    about = {"schema_version": SCHEMA_VERSION, "method": {"name": method.name, **settings.to_mapping(method)}}
-    with whole_folder(folder, num_bytes_of(tensors)) as place:
-        write_tensors(place / TENSORS, tensors)
-        write_bytes(place / METHOD, [json_bytes(about)])
+    write(folder, files(model, method))
 
 
 def load_trained(model: nn.Module, folder: Path) -> Method:

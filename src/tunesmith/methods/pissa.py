@@ -3,17 +3,20 @@
 y = W x + (B A - B_0 A_0) x      A: (rank, d_in), B: (d_out, rank), equal to A_0 and B_0 at the start
 
 B_0 A_0 is W along its strongest `rank` singular directions, so this is (W - B_0 A_0) x + B A x with W left as it is. Only the
-product of B_0 and A_0 enters, which their signs do not change, so they are found again and not saved.
+product of B_0 and A_0 enters, which their signs do not change, so they are found again and not saved. To PEFT the difference of
+the two products is LoRA of twice the rank, and as that it is saved for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import SettingsError
+from tunesmith.interchange import ForPeft, PeftParts, low_rank_parts
 from tunesmith.method import Method
 from tunesmith.model import anatomy, low_rank, surgery
 
@@ -41,18 +44,24 @@ class PiSSALinear(low_rank.ChangedLinear):
         first_a, first_b = self._first()
         return anatomy.linear_weight(self.base).double() + (self.b @ self.a - first_b @ first_a).double()
 
+    def as_one_change(self) -> tuple[Tensor, Tensor]:
+        """A of `(2 rank, d_in)` and B of `(d_out, 2 rank)` whose product is the change."""
+        first_a, first_b = self._first()
+        return torch.cat((self.a.detach(), first_a)), torch.cat((self.b.detach(), -first_b), dim=1)
+
     def _first(self) -> tuple[Tensor, Tensor]:
         return self.get_buffer("first_a"), self.get_buffer("first_b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PiSSA(Method):
+class PiSSA(Method, ForPeft):
     """Low-rank adaptation of the principal singular directions of linear layers."""
 
     name = "pissa"
     paper = "https://arxiv.org/abs/2404.02948"
     learning_rate = 2e-4
     learning_rate_small = 1e-3
+    peft_type = "LORA"
 
     rank: int = 16
     """How many directions learn; capacity and memory grow with it."""
@@ -71,3 +80,11 @@ class PiSSA(Method):
 
     def merge(self, model: nn.Module) -> None:
         low_rank.merge(model)
+
+    def to_peft(self, model: nn.Module, trained: Mapping[str, Tensor]) -> PeftParts:
+        layers = {path: layer for path, layer in low_rank.changed(model).items() if isinstance(layer, PiSSALinear)}
+        changes = {path: layer.as_one_change() for path, layer in layers.items()}
+        factors = {f"{path}.{name}": factor for path, pair in changes.items() for name, factor in zip("ab", pair, strict=True)}
+        parts = low_rank_parts(model, {**trained, **factors}, {"lora_A.weight": "a", "lora_B.weight": "b"})
+        parts.config.update(r=2 * self.rank, lora_alpha=2 * self.rank, lora_dropout=0.0, use_rslora=False, use_dora=False)
+        return parts

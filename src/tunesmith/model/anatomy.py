@@ -283,8 +283,8 @@ def has_window(model_config: PretrainedConfig) -> bool:
 
 def num_layers(model_config: PretrainedConfig) -> int:
     """How many layers the model has, of its decoder if it has two stacks."""
-    text = model_config.get_text_config(decoder=True)
-    return int(getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", None) or text.num_hidden_layers)  # pyright: ignore
+    own = getattr(model_config, "num_decoder_layers", None) or getattr(model_config, "decoder_layers", None)
+    return int(own or model_config.get_text_config(decoder=True).num_hidden_layers)  # pyright: ignore
 
 
 def ends_layers_with_final_norm(model: nn.Module) -> bool:

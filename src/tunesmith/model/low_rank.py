@@ -178,8 +178,13 @@ def all_plain(modules: Sequence[nn.Module]) -> TypeGuard[Sequence[LoRALinear | M
     return all(type(m) in (LoRALinear, ManyLoRALinear) and not m.by_autograd for m in modules)
 
 
+def changed(model: nn.Module) -> dict[str, ChangedLinear]:
+    """The layers with any change, by path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, ChangedLinear)}
+
+
 def layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """The layers with a low-rank change, by path."""
+    """The layers with LoRA's change, by path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, LoRALinear)}
 
 
@@ -190,10 +195,10 @@ def merge(model: nn.Module) -> None:
     Raises:
         NotMergeable: If a weight is also used at another place.
     """
-    changed = {path: module for path, module in model.named_modules() if isinstance(module, ChangedLinear)}
-    for path in (path for path, layer in changed.items() if anatomy.is_tied(model, layer.base)):
+    found = changed(model)
+    for path in (path for path, layer in found.items() if anatomy.is_tied(model, layer.base)):
         raise NotMergeable(f"{path!r} shares its weight with the embeddings, which would change too. Keep the adapter.")
-    for layer in changed.values():
+    for layer in found.values():
         weight = weights.writable(layer.base)
         weight.copy_(layer.merged_weight().to(weight.dtype))
     token_rows.fold(model)

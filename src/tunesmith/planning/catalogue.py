@@ -16,6 +16,7 @@ from tunesmith.method import Method
 
 _FACTS = ("paper", "starts_as_identity", "trains_base_weights", "trains_all_weights", "mergeable")
 _FACTS += ("learning_rate", "learning_rate_small")
+_FOR_PEFT = {"ForPeft", "PeftFormat"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def _method(name: str) -> Entry:
         equations=tuple(" ".join(re.split(r"\s{3,}", line.strip())[0].split()) for line in equations),
         explanation="\n\n".join(rest),
         takes_positions="num_positions" in members,
-        in_peft_format="PeftFormat" in bases,
+        in_peft_format=bool(bases & _FOR_PEFT),
         **facts,  # pyright: ignore[reportArgumentType] (the contract tests hold a method to their types)
     )
 
