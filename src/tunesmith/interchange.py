@@ -52,6 +52,8 @@ class ForPeft(ABC):
     """Keys that tell this method from others of the same type, with the values that say so."""
     peft_prefix: ClassVar[str] = PREFIX
     """What stands before the names of heads."""
+    peft_keeps_rows: ClassVar[bool] = False
+    """Whether PEFT keeps learnt rows of embeddings beside adapters of this type."""
 
     @abstractmethod
     def to_peft(self, model: nn.Module, trained: Mapping[str, Tensor]) -> PeftParts:

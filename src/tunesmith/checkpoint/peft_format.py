@@ -48,7 +48,7 @@ def files(model: nn.Module, method: ForPeft, *, base_model: str) -> TwoFiles:
         RunError: If PEFT's format cannot hold what was trained.
     """
     tokens, rows, rest = peft_tokens.write(model, trainable(model))
-    if rows and method.peft_type not in peft_tokens.TYPES:
+    if rows and not method.peft_keeps_rows:
         raise RunError(f"PEFT has no format for rows of embeddings beside the type {method.peft_type}.")
     parts = method.to_peft(model, rest)
     config = {

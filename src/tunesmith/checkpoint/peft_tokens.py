@@ -13,8 +13,6 @@ from tunesmith.model import token_rows
 from tunesmith.model.safe_files import shown
 
 KEY = "trainable_token_indices"
-TYPES = ("LORA",)
-"""The types of adapters beside which PEFT keeps them."""
 _ENDING = ".token_adapter.trainable_tokens_delta"  # PEFT's word; it holds the rows themselves
 
 

@@ -37,6 +37,7 @@ class LoRA(Method, PeftFormat):
     learning_rate = 2e-4
     learning_rate_small = 1e-3
     peft_type = "LORA"
+    peft_keeps_rows = True
     peft_marks: ClassVar[Mapping[str, object]] = {"use_dora": False}
     peft_keys = LOW_RANK_KEYS
     peft_ignored = LOW_RANK_IGNORED

@@ -62,6 +62,7 @@ class PiSSA(Method, ForPeft):
     learning_rate = 2e-4
     learning_rate_small = 1e-3
     peft_type = "LORA"
+    peft_keeps_rows = True
 
     rank: int = 16
     """How many directions learn; capacity and memory grow with it."""
