@@ -1,17 +1,18 @@
-"""Compiled attention over one segment in bfloat16 equals the obvious computation in float32, but for rounding."""
+"""Compiled attention of pairs of bfloat16 numbers equals the obvious computation in float32, but for rounding."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from tunesmith.kernels import attention
-from tunesmith.kernels.attention import Rule, plain
-from tunesmith.kernels.cpu import compiled, row_attention
+from tunesmith.kernels.attention import Rule, plain, segment_attention
+from tunesmith.kernels.cpu import compiled, part_attention
+from tunesmith.kernels.cpu.part_attention import ROW, SHORT, Code, code_for
 from tunesmith.kernels.segments import Segments
 
 pytestmark = pytest.mark.skipif(not compiled.is_there(), reason=f"needs compiled code: {compiled.why_not()}")
@@ -43,8 +44,14 @@ def _inputs(n: Sizes) -> tuple[Tensor, Tensor, Tensor]:
 def _by_code(inputs: tuple[Tensor, Tensor, Tensor], dout: Tensor, *, causal: bool) -> list[Tensor]:
     out = torch.full(dout.shape, torch.nan, dtype=torch.bfloat16)
     gradients = [torch.full(t.shape, torch.nan, dtype=torch.bfloat16) for t in inputs]
-    row_attention.attend(inputs, out, causal=causal, scale=SCALE)
-    row_attention.write_gradients(inputs, dout, tuple(gradients), causal=causal, scale=SCALE)
+    shared = len(inputs[1]) - len(inputs[0])
+    table = Segments([len(dout)], num_shared=shared).table(ROW.most_tokens)
+    assert not table.others
+    sums = tuple(torch.zeros(shared, *t.shape[1:]) for t in inputs[1:])
+    ROW.attend(inputs, out, table.parts, causal=causal, scale=SCALE)
+    ROW.write_gradients(inputs, dout, tuple(gradients), sums, table.parts, causal=causal, scale=SCALE)
+    for gradient, own in zip(gradients[1:], sums, strict=True):
+        gradient[:shared] = own
     return [out, *gradients]
 
 
@@ -107,19 +114,46 @@ def test_threads_do_not_share_a_workplace():
     assert wrong == []
 
 
-def test_what_it_is_taken_for(monkeypatch: pytest.MonkeyPatch):
-    """Rows in 16 bits that are not too long nor too wide, where the processor multiplies pairs of them."""
-    rule, usual = Rule(causal=True, scale=SCALE), torch.get_num_threads()
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    usual = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        for is_fast in (True, False):
-            monkeypatch.setattr(compiled, "pairs_are_fast", lambda is_fast=is_fast: is_fast)
-            assert (attention._compiled(_inputs(Sizes(100, 100)), rule) is row_attention) == is_fast
-        monkeypatch.setattr(compiled, "pairs_are_fast", lambda: True)
-        for other in (Sizes(513, 513), Sizes(9, 9, width=130), Sizes(9, 9, width=15)):
-            assert not row_attention.takes(*_inputs(other))
-        assert attention._compiled(_inputs(Sizes(100, 100)), Rule(causal=True, scale=SCALE, window=99)) is None
-        q, k, v = (t.float() for t in _inputs(Sizes(100, 100)))
-        assert not row_attention.takes(q, k, v)
-    finally:
-        torch.set_num_threads(usual)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_it_is_taken_for(monkeypatch: pytest.MonkeyPatch):
+    """Rows in 16 bits that are not too wide, where the processor multiplies pairs of them; else the code for short rows."""
+    monkeypatch.setattr(compiled, "pairs_are_fast", lambda: False)
+    assert code_for(*_inputs(Sizes(9, 9))) is SHORT
+    monkeypatch.setattr(compiled, "pairs_are_fast", lambda: True)
+    assert code_for(*_inputs(Sizes(9, 9))) is ROW
+    assert code_for(*_inputs(Sizes(9, 9, width=130))) is None
+    assert code_for(*_inputs(Sizes(9, 9, width=15))) is SHORT
+    q, k, v = (t.float() for t in _inputs(Sizes(9, 9)))
+    assert code_for(q, k, v) is SHORT
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("shared", [0, 24], ids=["nothing shared", "shared"])
+@pytest.mark.parametrize("window", [None, 70], ids=["all", "window"])
+@pytest.mark.parametrize("code", [ROW, SHORT], ids=lambda code: code.name)
+def test_a_stream_of_which_it_takes_a_part(code: Code, window: int | None, shared: int, monkeypatch: pytest.MonkeyPatch):
+    """Rows that see more than the code takes, or than a window lets them, go another way; all gradients come together."""
+    monkeypatch.setattr(part_attention, "code_for", lambda *_: code)
+    lengths = [3, 600, 30, 1, 80]
+    n = Sizes(sum(lengths) + shared, sum(lengths) + shared)
+    segments = Segments(lengths, num_shared=shared, in_stream=True)
+    inputs = [t.requires_grad_() for t in _inputs(n)]
+    dout = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    table = segments.table(code.most_tokens)
+    assert len(table.parts) >= 3
+    assert table.others
+    rule = Rule(causal=True, scale=SCALE, window=window)
+    out = segment_attention(*inputs, segments, rule)
+    found = [out, *torch.autograd.grad(out, inputs, dout)]
+    wide = [t.detach().float().requires_grad_() for t in inputs]
+    exact = plain(*wide, segments, rule)
+    for one, other in zip(found, [exact, *torch.autograd.grad(exact, wide, dout.float())], strict=True):
+        assert (one.float() - other).norm() <= 0.01 * other.norm()

@@ -7,13 +7,12 @@ Tokens that all segments see first (`Segments.num_shared`) have their keys and v
 One autograd node serves the whole stream. Segments are cut into blocks of queries; a block takes batched products over the
 heads, straight on the stream's memory, with those keys only that its queries may see. A segment of one block keeps its
 probabilities, others make them again in the backward pass. The longest take torch's flash attention. Compiled code takes the
-shortest (`cpu.short_attention`) or, where a processor multiplies pairs of 16-bit numbers, all of up to 512 tokens
-(`cpu.row_attention`). All this is for a processor; a GPU has a kernel for the whole stream (`varlen`).
+shortest or, where a processor multiplies pairs of 16-bit numbers, all of up to 512 tokens (`cpu.part_attention`). All this is
+for a processor; a GPU has a kernel for the whole stream (`varlen`).
 """
 
 import itertools
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels import flash, varlen
 from tunesmith.kernels.by_device import by_device
-from tunesmith.kernels.cpu import row_attention, short_attention
+from tunesmith.kernels.cpu import part_attention
+from tunesmith.kernels.seen import Seen, SeenGradients
 from tunesmith.kernels.segments import Part, Segments
 
 BLOCK = 128  # queries at most
@@ -56,7 +56,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Te
     group = q.shape[1] // k.shape[1]
     parts = []
     for part in segments.parts():
-        seen = (_Seen(t, segments).by(part) for t in (k, v))
+        seen = (Seen(t, segments).by(part) for t in (k, v))
         keys, values = (t.repeat_interleave(group, 1).transpose(0, 1) for t in seen)
         rows = q[part.queries]
         scores = (rows.transpose(0, 1) @ keys.transpose(1, 2)).float() * rule.scale
@@ -67,28 +67,6 @@ def plain(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Te
         weights = torch.nn.functional.dropout(weights, rule.dropout).to(v.dtype)
         parts.append((weights @ values).transpose(0, 1))
     return torch.cat(parts)
-
-
-class _Seen:
-    """Keys or values as a segment sees them: the shared ones first, then its own."""
-
-    def __init__(self, t: Tensor, segments: Segments) -> None:
-        self.all, self.num_shared = t, segments.num_shared
-        if self.num_shared:
-            # The shared ones are copied once; a segment copies its own behind them.
-            self.buffer = t.new_empty(self.num_shared + max(segments.lengths), *t.shape[1:])
-            self.buffer[: self.num_shared] = t[: self.num_shared]
-
-    def by(self, part: Part) -> Tensor:
-        """`(seen, heads, width)`, valid until the next call."""
-        own = self.all[part.keys]
-        if not part.sees_shared:
-            return own
-        if self.all.requires_grad:
-            return torch.cat([self.all[: self.num_shared], own])
-        end = self.num_shared + len(own)
-        self.buffer[self.num_shared : end] = own
-        return self.buffer[:end]
 
 
 class _Block(NamedTuple):
@@ -107,77 +85,49 @@ class _SegmentAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
-        compiled: list[ModuleType | None] = []
-        keys, values = _Seen(k, segments), _Seen(v, segments)
-        for part in segments.parts():
+        code = part_attention.code_for(q, k, v)
+        table = segments.table(_most_tokens(code, rule))
+        if code and len(table.parts):
+            code.attend((q, k, v), out, table.parts, causal=rule.causal, scale=rule.scale)
+        keys, values = Seen(k, segments), Seen(v, segments)
+        for part in table.others:
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
-            compiled.append(_compiled(inputs, rule))
             if _takes_flash(inputs, rule):
                 num_shared = segments.num_shared if part.sees_shared else 0
                 kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
-            elif compiled[-1]:
-                compiled[-1].attend(inputs, place, causal=rule.causal, scale=rule.scale)
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
         ctx.save_for_backward(q, k, v, out, *kept)
-        ctx.segments, ctx.rule, ctx.compiled = segments, rule, compiled
+        ctx.segments, ctx.rule, ctx.code = segments, rule, code
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, *kept = ctx.saved_tensors
-        segments, rule, keeps = ctx.segments, ctx.rule, iter(kept)
+        segments, rule, code, keeps = ctx.segments, ctx.rule, ctx.code, iter(kept)
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
-        keys, values = _Seen(k, segments), _Seen(v, segments)
-        key_gradients, value_gradients = _Gradients(dk, segments), _Gradients(dv, segments)
-        for part, code in zip(segments.parts(), ctx.compiled, strict=True):
+        key_gradients, value_gradients = SeenGradients(dk, segments), SeenGradients(dv, segments)
+        table = segments.table(_most_tokens(code, rule))
+        if code and len(table.parts):
+            sums = key_gradients.shared, value_gradients.shared
+            code.write_gradients((q, k, v), dout, (dq, dk, dv), sums, table.parts, causal=rule.causal, scale=rule.scale)
+        keys, values = Seen(k, segments), Seen(v, segments)
+        for part in table.others:
             rows = part.queries
             inputs = (q[rows], keys.by(part), values.by(part))
             outputs = (dq[rows], key_gradients.of(part), value_gradients.of(part))
             if _takes_flash(inputs, rule):
                 result = out[rows], next(keeps)
                 flash.write_gradients(inputs, result, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
-            elif code:
-                code.write_gradients(inputs, dout[rows], outputs, causal=rule.causal, scale=rule.scale)
             else:
                 blocks = _blocks(inputs, segments, part, rule)
                 _products_gradients(inputs, blocks, next(keeps) if len(blocks) == 1 else None, dout[rows], outputs, rule.scale)
-            key_gradients.add(part)
-            value_gradients.add(part)
-        key_gradients.end()
-        value_gradients.end()
+            for gradients in (key_gradients, value_gradients):
+                gradients.add(part)
+        for gradients in (key_gradients, value_gradients):
+            gradients.end()
         return dq, dk, dv, None, None
-
-
-class _Gradients:
-    """Where a segment writes the gradients of what it sees; those of the shared tokens are summed over all segments."""
-
-    def __init__(self, total: Tensor, segments: Segments) -> None:
-        self.total, self.num_shared = total, segments.num_shared
-        if self.num_shared:
-            self.buffer = total.new_empty(self.num_shared + max(segments.lengths), *total.shape[1:])
-            wide = torch.promote_types(total.dtype, torch.float32)
-            self.shared = torch.zeros(self.num_shared, *total.shape[1:], dtype=wide, device=total.device)
-
-    def of(self, part: Part) -> Tensor:
-        """`(seen, heads, width)`, to be filled."""
-        length = part.keys.stop - part.keys.start
-        return self.buffer[: self.num_shared + length] if part.sees_shared else self.total[part.keys]
-
-    def add(self, part: Part) -> None:
-        """Take over what was filled in."""
-        if part.sees_shared:
-            filled = self.of(part)
-            self.shared += filled[: self.num_shared]
-            self.total[part.keys] = filled[self.num_shared :]
-        elif self.num_shared:
-            self.shared += self.total[: self.num_shared]  # what the shared tokens see of each other
-
-    def end(self) -> None:
-        """Write the sums, rounded once."""
-        if self.num_shared:
-            self.total[: self.num_shared] = self.shared
 
 
 def _mask(length: int, segments: Segments, part: Part, rule: Rule, dtype: torch.dtype) -> Tensor | None:
@@ -188,19 +138,13 @@ def _mask(length: int, segments: Segments, part: Part, rule: Rule, dtype: torch.
 def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
     """Whether a segment's q, k and v are long and of a form that flash attention knows: no window, one width."""
     q, k, v = inputs
-    return len(q) >= LONG_SEGMENT and _sees_all(k, rule) and q.shape[2] == v.shape[2]
+    sees_all = rule.window is None or rule.window >= len(k)
+    return len(q) >= LONG_SEGMENT and sees_all and q.shape[2] == v.shape[2]
 
 
-def _compiled(inputs: tuple[Tensor, ...], rule: Rule) -> ModuleType | None:
-    """The compiled code for a segment's q, k and v, if there is some that beats torch's operations."""
-    if not _sees_all(inputs[1], rule):
-        return None
-    return next((code for code in (row_attention, short_attention) if code.takes(*inputs)), None)
-
-
-def _sees_all(k: Tensor, rule: Rule) -> bool:
-    """Whether no window hides anything of a segment."""
-    return rule.window is None or rule.window >= len(k)
+def _most_tokens(code: part_attention.Code | None, rule: Rule) -> int:
+    """How many tokens a part may see that compiled code takes; it knows no windows."""
+    return 0 if code is None else min(code.most_tokens, LONG_SEGMENT - 1, rule.window or LONG_SEGMENT)
 
 
 def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Rule) -> list[_Block]:

@@ -24,6 +24,15 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The small parts of a stream for code that takes them all at once, and the others."""
+
+    parts: Tensor
+    """`(parts, 5)` int64: first query, queries, first own key, own keys, shared keys; as in parts.h"""
+    others: list[Part]
+
+
+@dataclass(frozen=True)
 class Layout:
     """All parts of a stream one after the other, each with the keys that it sees: first the shared ones, then its own."""
 
@@ -63,6 +72,7 @@ class Segments:
         self._masks: dict[tuple[int, bool, int | None, torch.dtype, bool], Tensor | None] = {}
         self._strips: dict[tuple[int, int, int, bool, int, torch.dtype], Tensor] = {}
         self._sharing: dict[tuple[int, bool], Segments] = {}
+        self._tables: dict[int, Table] = {}
 
     def __iter__(self) -> Iterator[slice]:
         """The place of each segment in the stream."""
@@ -87,6 +97,20 @@ class Segments:
         for place in self:
             own = slice(place.start + shared, place.stop + shared)
             yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
+
+    def table(self, most_tokens: int) -> Table:
+        """The parts that see at most so many tokens, and the others; made once, whoever asks."""
+        if most_tokens not in self._tables:
+            small, others = [], []
+            for part in self.parts():
+                own, shared = part.keys.stop - part.keys.start, self.num_shared if part.sees_shared else 0
+                row = (part.queries.start, part.queries.stop - part.queries.start, part.keys.start, own, shared)
+                if shared + own <= most_tokens:
+                    small.append(row)
+                else:
+                    others.append(part)
+            self._tables[most_tokens] = Table(torch.tensor(small, dtype=torch.int64).reshape(-1, 5), others)
+        return self._tables[most_tokens]
 
     @cached_property
     def num_queries(self) -> int:

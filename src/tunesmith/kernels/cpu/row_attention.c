@@ -1,16 +1,17 @@
-/* Attention over one segment by products of pairs of bfloat16, block of queries by block of queries. See row_attention.py. */
+/* Attention inside parts of a stream by products of pairs of bfloat16, by blocks of queries. See row_attention.py. */
 
 #include <math.h>
 
 #include "pairs.h"
+#include "parts.h"
 
 #ifdef BFLOAT16
 
 enum { MOST_KEYS = 512, MOST_WIDTH = 128, BLOCK = 64 };
 
-/* What queries and keys there are, and where they lie; as in short_attention.c. */
+/* Of one part. */
 typedef struct {
-    long queries, keys, heads, group, width, query_row, key_row, value_row, is_causal;
+    long queries, keys, width, is_causal;
 } sizes;
 
 /* Some queries of one head, and what the products make of them. */
@@ -106,34 +107,43 @@ static void normalise(workplace *w, const sizes *n, long first, long count, floa
     }
 }
 
-/* out (queries, heads * group, width), side by side; the strides are those from one token to the next. */
-void row_attention_forward(const number *q, const number *k, const number *v, number *out, const sizes *n, float scale)
+static void write_rows(number *to, long to_row, float (*from)[MOST_WIDTH], long count, long width, float scale)
+{
+    for (long t = 0; t < count; t++)
+        SIXTEEN_AT_A_TIME(width, { store(to + t * to_row + i, *(lanes *)(from[t] + i) * scale, left); });
+}
+
+static void attend(
+    const number *q, const number *k, const number *v, number *out, const part *p, const stream *s, float scale)
 {
     static _Thread_local pair keys[MOST_KEYS * MOST_WIDTH / 2], values[MOST_KEYS * MOST_WIDTH / 2];
+    static _Thread_local number place[MOST_KEYS * MOST_WIDTH];
     static _Thread_local workplace w __attribute__((aligned(64)));
-    long out_row = n->heads * n->group * n->width;
-    for (long head = 0; head < n->heads; head++) {
-        pack_columns(keys, k + head * n->width, n->key_row, n->keys, n->width);
-        pack_rows(values, v + head * n->width, n->value_row, n->keys, n->width);
-        for (long own = head * n->group; own < (head + 1) * n->group; own++)
+    const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
+    long out_row = s->heads * s->group * s->width;
+    for (long head = 0; head < s->heads; head++) {
+        tokens seen = seen_by(p, k + head * s->width, s->key_row, s->width, place);
+        pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
+        seen = seen_by(p, v + head * s->width, s->value_row, s->width, place);
+        pack_rows(values, seen.numbers, seen.row, n->keys, n->width);
+        for (long own = head * s->group; own < (head + 1) * s->group; own++)
             for (long first = 0; first < n->queries; first += BLOCK) {
-                long count = n->queries - first < BLOCK ? n->queries - first : BLOCK;
-                copy_rows(w.rows[0], q + first * n->query_row + own * n->width, n->query_row, count, n->width);
+                long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
+                copy_rows(w.rows[0], q + token * s->query_row + own * n->width, s->query_row, count, n->width);
                 multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
                 normalise(&w, n, first, count, scale);
                 multiply_over_keys(w.results, w.shares, values, n, first, count);
-                for (long row = 0; row < count; row++)
-                    SIXTEEN_AT_A_TIME(n->width, {
-                        store(out + (first + row) * out_row + own * n->width + i, *(lanes *)(w.results[row] + i), left);
-                    });
+                write_rows(out + token * out_row + own * n->width, out_row, w.results, count, n->width, 1);
             }
     }
 }
 
-static void write_rows(number *to, long to_row, float (*from)[MOST_WIDTH], long tokens, long width, float scale)
+/* out (queries, heads * group, width), side by side. */
+void row_attention_forward(
+    const number *q, const number *k, const number *v, number *out, const part *parts, const stream *s, float scale)
 {
-    for (long t = 0; t < tokens; t++)
-        SIXTEEN_AT_A_TIME(width, { store(to + t * to_row + i, *(lanes *)(from[t] + i) * scale, left); });
+    for (long i = 0; i < s->parts; i++)
+        attend(q, k, v, out, parts + i, s, scale);
 }
 
 /* Slopes of the probabilities made slopes of the scores, rounded. */
@@ -150,28 +160,32 @@ static void go_back(workplace *w, const sizes *n, long first, long count)
     }
 }
 
-/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. */
-void row_attention_gradients(
+static void go_back_through(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    const sizes *n, float scale)
+    float *shared_dk, float *shared_dv, const part *p, const stream *s, float scale)
 {
     static _Thread_local pair keys[MOST_KEYS * MOST_WIDTH / 2], key_rows[MOST_KEYS * MOST_WIDTH / 2];
     static _Thread_local pair values[MOST_KEYS * MOST_WIDTH / 2];
     static _Thread_local float dkeys[MOST_KEYS][MOST_WIDTH] __attribute__((aligned(64)));
     static _Thread_local float dvalues[MOST_KEYS][MOST_WIDTH] __attribute__((aligned(64)));
+    static _Thread_local number place[MOST_KEYS * MOST_WIDTH];
     static _Thread_local workplace w __attribute__((aligned(64)));
-    long row = n->heads * n->group * n->width, key_row = n->heads * n->width;
-    for (long head = 0; head < n->heads; head++) {
-        pack_columns(keys, k + head * n->width, n->key_row, n->keys, n->width);
-        pack_rows(key_rows, k + head * n->width, n->key_row, n->keys, n->width);
-        pack_columns(values, v + head * n->width, n->value_row, n->keys, n->width);
+    const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
+    long row = s->heads * s->group * s->width, key_row = s->heads * s->width;
+    for (long head = 0; head < s->heads; head++) {
+        long there = head * n->width;
+        tokens seen = seen_by(p, k + there, s->key_row, n->width, place);
+        pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
+        pack_rows(key_rows, seen.numbers, seen.row, n->keys, n->width);
+        seen = seen_by(p, v + there, s->value_row, n->width, place);
+        pack_columns(values, seen.numbers, seen.row, n->keys, n->width);
         memset(dkeys, 0, UP_TO(ROWS, n->keys) * sizeof dkeys[0]);
         memset(dvalues, 0, UP_TO(ROWS, n->keys) * sizeof dvalues[0]);
-        for (long own = head * n->group; own < (head + 1) * n->group; own++)
+        for (long own = head * s->group; own < (head + 1) * s->group; own++)
             for (long first = 0; first < n->queries; first += BLOCK) {
-                long count = n->queries - first < BLOCK ? n->queries - first : BLOCK;
-                const number *queries = q + first * n->query_row + own * n->width, *slopes = dout + first * row + own * n->width;
-                copy_rows(w.rows[0], queries, n->query_row, count, n->width);
+                long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
+                const number *queries = q + token * s->query_row + own * n->width, *slopes = dout + token * row + own * n->width;
+                copy_rows(w.rows[0], queries, s->query_row, count, n->width);
                 multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
                 normalise(&w, n, first, count, scale);
                 copy_rows(w.rows[0], slopes, row, count, n->width);
@@ -179,14 +193,23 @@ void row_attention_gradients(
                 pack_rows(w.panels, slopes, row, count, n->width);
                 add_over_queries(dvalues, w.shares, w.panels, &w, n, first, count);
                 go_back(&w, n, first, count);
-                pack_rows(w.panels, queries, n->query_row, count, n->width);
+                pack_rows(w.panels, queries, s->query_row, count, n->width);
                 add_over_queries(dkeys, w.dscores, w.panels, &w, n, first, count);
                 multiply_over_keys(w.results, w.dscores, key_rows, n, first, count);
-                write_rows(dq + first * row + own * n->width, row, w.results, count, n->width, scale);
+                write_rows(dq + token * row + own * n->width, row, w.results, count, n->width, scale);
             }
-        write_rows(dk + head * n->width, key_row, dkeys, n->keys, n->width, scale);
-        write_rows(dv + head * n->width, key_row, dvalues, n->keys, n->width, 1);
+        write_seen(p, dk + there, shared_dk + there, key_row, dkeys[0], MOST_WIDTH, n->width, scale);
+        write_seen(p, dv + there, shared_dv + there, key_row, dvalues[0], MOST_WIDTH, n->width, 1);
     }
+}
+
+/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums. */
+void row_attention_gradients(
+    const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
+    float *shared_dk, float *shared_dv, const part *parts, const stream *s, float scale)
+{
+    for (long i = 0; i < s->parts; i++)
+        go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, scale);
 }
 
 #endif

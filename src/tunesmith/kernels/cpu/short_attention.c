@@ -1,8 +1,8 @@
-/* Attention over one short segment, head by head, all of it in a core's own cache. See short_attention.py of this folder. */
+/* Attention inside short parts of a stream, head by head, all of it in a core's own cache. See short_attention.py of this folder. */
 
 #include <math.h>
 
-#include "numbers.h"
+#include "parts.h"
 
 enum { MOST_TOKENS = 64, MOST_WIDTH = 128, TILE = 4 };
 
@@ -53,32 +53,32 @@ static void product(matrix y, matrix a, matrix b, long rows, long inner, long co
         }
 }
 
-/* What queries and keys there are, and where they lie. */
+/* Of one part. */
 typedef struct {
-    long queries, keys, heads, group, width, query_row, key_row, value_row, is_causal;
+    long queries, keys, width, is_causal;
 } sizes;
 
-static void read_rows(token_rows to, const number *from, long from_row, long tokens, long width, float scale)
+static void read_rows(token_rows to, const number *from, long from_row, long count, long width, float scale)
 {
-    for (long t = 0; t < UP_TO(TILE, tokens); t++)
+    for (long t = 0; t < UP_TO(TILE, count); t++)
         for (long i = 0; i < width; i += LANES) {
-            lanes some = t < tokens ? load(from + t * from_row + i, width - i < LANES ? width - i : LANES) * scale : (lanes){0};
+            lanes some = t < count ? load(from + t * from_row + i, width - i < LANES ? width - i : LANES) * scale : (lanes){0};
             *(lanes *)(to[t] + i) = some;
         }
 }
 
-static void write_rows(number *to, long to_row, token_rows from, long tokens, long width)
+static void write_rows(number *to, long to_row, token_rows from, long count, long width)
 {
-    for (long t = 0; t < tokens; t++)
+    for (long t = 0; t < count; t++)
         for (long i = 0; i < width; i += LANES)
             store(to + t * to_row + i, *(lanes *)(from[t] + i), width - i < LANES ? width - i : LANES);
 }
 
-static void turn(token_columns to, token_rows from, long tokens, long width)
+static void turn(token_columns to, token_rows from, long count, long width)
 {
     for (long i = 0; i < width; i++)
-        for (long t = 0; t < UP_TO(LANES, tokens); t++)
-            to[i][t] = t < tokens ? from[t][i] : 0;
+        for (long t = 0; t < UP_TO(LANES, count); t++)
+            to[i][t] = t < count ? from[t][i] : 0;
 }
 
 /* Scores made probabilities; what a query does not see has none. */
@@ -100,44 +100,63 @@ static void normalise(square scores, const sizes *n)
     }
 }
 
-/* out (queries, heads * group, width), side by side; the strides are those from one token to the next. */
-void short_attention_forward(const number *q, const number *k, const number *v, number *out, const sizes *n, float scale)
+/* All keys, or values, of a head that a part sees. */
+static void read_seen(token_rows to, const part *p, const number *all, long row, long width)
+{
+    number place[MOST_TOKENS * MOST_WIDTH];
+    tokens seen = seen_by(p, all, row, width, place);
+    read_rows(to, seen.numbers, seen.row, p->shared + p->own_keys, width, 1);
+}
+
+static void attend(
+    const number *q, const number *k, const number *v, number *out, const part *p, const stream *s, float scale)
 {
     token_rows query, key, value, result;
     token_columns keys;
     square shares;
-    for (long head = 0; head < n->heads; head++) {
-        read_rows(key, k + head * n->width, n->key_row, n->keys, n->width, 1);
-        read_rows(value, v + head * n->width, n->value_row, n->keys, n->width, 1);
+    const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
+    long row = s->heads * s->group * n->width;
+    for (long head = 0; head < s->heads; head++) {
+        read_seen(key, p, k + head * n->width, s->key_row, n->width);
+        read_seen(value, p, v + head * n->width, s->value_row, n->width);
         turn(keys, key, n->keys, n->width);
-        for (long own = head * n->group; own < (head + 1) * n->group; own++) {
-            read_rows(query, q + own * n->width, n->query_row, n->queries, n->width, scale);
+        for (long own = head * s->group; own < (head + 1) * s->group; own++) {
+            read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
             product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
             normalise(shares, n);
             product(in_rows(result), of_scores(shares), in_rows(value), n->queries, n->keys, n->width, 0);
-            write_rows(out + own * n->width, n->heads * n->group * n->width, result, n->queries, n->width);
+            write_rows(out + p->query * row + own * n->width, row, result, n->queries, n->width);
         }
     }
 }
 
-/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. */
-void short_attention_gradients(
+/* out (queries, heads * group, width), side by side. */
+void short_attention_forward(
+    const number *q, const number *k, const number *v, number *out, const part *parts, const stream *s, float scale)
+{
+    for (long i = 0; i < s->parts; i++)
+        attend(q, k, v, out, parts + i, s, scale);
+}
+
+static void go_back_through(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    const sizes *n, float scale)
+    float *shared_dk, float *shared_dv, const part *p, const stream *s, float scale)
 {
     token_rows query, key, value, slope, dquery, dkey, dvalue;
     token_columns keys, values;
     square shares, dshares;
-    long row = n->heads * n->group * n->width, key_row = n->heads * n->width;
-    for (long head = 0; head < n->heads; head++) {
-        read_rows(key, k + head * n->width, n->key_row, n->keys, n->width, 1);
-        read_rows(value, v + head * n->width, n->value_row, n->keys, n->width, 1);
+    const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
+    long row = s->heads * s->group * n->width, key_row = s->heads * n->width;
+    for (long head = 0; head < s->heads; head++) {
+        long there = head * n->width;
+        read_seen(key, p, k + there, s->key_row, n->width);
+        read_seen(value, p, v + there, s->value_row, n->width);
         turn(keys, key, n->keys, n->width);
         turn(values, value, n->keys, n->width);
-        for (long own = head * n->group; own < (head + 1) * n->group; own++) {
-            int add = own > head * n->group;
-            read_rows(query, q + own * n->width, n->query_row, n->queries, n->width, scale);
-            read_rows(slope, dout + own * n->width, row, n->queries, n->width, 1);
+        for (long own = head * s->group; own < (head + 1) * s->group; own++) {
+            int add = own > head * s->group;
+            read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
+            read_rows(slope, dout + p->query * row + own * n->width, row, n->queries, n->width, 1);
             product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
             normalise(shares, n);
             product(of_scores(dshares), in_rows(slope), in_columns(values), n->queries, n->width, n->keys, 0);
@@ -155,9 +174,18 @@ void short_attention_gradients(
             for (long t = 0; t < n->queries; t++)
                 for (long i = 0; i < n->width; i++)
                     dquery[t][i] *= scale;
-            write_rows(dq + own * n->width, row, dquery, n->queries, n->width);
+            write_rows(dq + p->query * row + own * n->width, row, dquery, n->queries, n->width);
         }
-        write_rows(dk + head * n->width, key_row, dkey, n->keys, n->width);
-        write_rows(dv + head * n->width, key_row, dvalue, n->keys, n->width);
+        write_seen(p, dk + there, shared_dk + there, key_row, dkey[0], MOST_WIDTH, n->width, 1);
+        write_seen(p, dv + there, shared_dv + there, key_row, dvalue[0], MOST_WIDTH, n->width, 1);
     }
+}
+
+/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums. */
+void short_attention_gradients(
+    const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
+    float *shared_dk, float *shared_dv, const part *parts, const stream *s, float scale)
+{
+    for (long i = 0; i < s->parts; i++)
+        go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, scale);
 }

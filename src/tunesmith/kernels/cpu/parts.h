@@ -1,0 +1,46 @@
+/* Parts of a packed stream: queries, and the keys that they look at. See ../segments.py. */
+
+#ifndef TUNESMITH_PARTS_H
+#define TUNESMITH_PARTS_H
+
+#include "numbers.h"
+
+/* Which queries, which keys of their own, and how many of the first keys, which are shared, they see before those. */
+typedef struct {
+    long query, queries, key, own_keys, shared;
+} part;
+
+/* What is the same for all parts: heads of keys, heads of queries for each, and how far it is from one token to the next. */
+typedef struct {
+    long parts, heads, group, width, query_row, key_row, value_row, is_causal;
+} stream;
+
+/* Tokens of one head. */
+typedef struct {
+    const number *numbers;
+    long row;
+} tokens;
+
+/* All keys, or values, that a part sees; where some are shared they are put together in `place`. */
+static inline tokens seen_by(const part *p, const number *all, long row, long width, number *place)
+{
+    if (!p->shared)
+        return (tokens){all + p->key * row, row};
+    for (long t = 0; t < p->shared + p->own_keys; t++)
+        memcpy(place + t * width, all + (t < p->shared ? t : t - p->shared + p->key) * row, width * sizeof(number));
+    return (tokens){place, width};
+}
+
+/* The gradients of what a part sees: those of its own written, those of what is shared added to the sums. */
+static inline void write_seen(const part *p, number *to, float *sums, long row, const float *from, long from_row, long width, float scale)
+{
+    for (long t = 0; t < p->shared; t++)
+        for (long i = 0; i < width; i++)
+            sums[t * row + i] += from[t * from_row + i] * scale;
+    for (long t = 0; t < p->own_keys; t++)
+        SIXTEEN_AT_A_TIME(width, {
+            store(to + (p->key + t) * row + i, *(const lanes *)(from + (p->shared + t) * from_row + i) * scale, left);
+        });
+}
+
+#endif
