@@ -32,10 +32,11 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6}
 """Of the largest number; in 16 bits two forms round at different places, and the interpreter cuts bits off instead."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "bfloat16"])
 WITHOUT_KERNEL = {
-    "gpu": {"attention.probabilities", "lora_linear.write_changes", "lora_linear.change_gradients"},
+    "gpu": {"attention.probabilities", "lora_linear.write_changes", "lora_linear.change_gradients"}
+    | {"gelu.activated", "gelu.gradient"},
     "cpu": set(),
 }
-"""A GPU has a kernel for the whole of attention, and small products are left to torch there."""
+"""A GPU has a kernel for the whole of attention; small products, and what torch does in one pass, are left to torch there."""
 
 
 @dataclass
@@ -133,6 +134,19 @@ def test_rotary(device: Device, heads: int, backward: bool, dtype: torch.dtype):
         _assert_close(one, other, TOLERANCE[dtype])
     for one, other in device.both("rotary.turn", x[0, 0], cos[0, 0], sin[0, 0], backward=backward):
         _assert_close(one, other, TOLERANCE[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(3, 16), (2, 7), (1,)], ids=["sixteens", "odd", "one"])
+def test_gelu(device: Device, shape: tuple[int, ...], dtype: torch.dtype):
+    if device.kind == "gpu":
+        pytest.skip("left to torch")
+    x, dy = (device.draw(*shape, dtype=dtype) * 4 for _ in range(2))
+    for name, inputs in (("gelu.activated", (x,)), ("gelu.gradient", (dy, x))):
+        for one, other in device.both(name, *inputs):
+            _assert_close(one, other, TOLERANCE[dtype])
+    bad = torch.tensor([torch.nan, torch.inf, 0.0], dtype=dtype)
+    assert device.kernel("gelu.activated")(bad).isnan().tolist() == [True, False, False]
 
 
 @dtypes

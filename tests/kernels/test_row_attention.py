@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.cpu import compiled, part_attention
-from tunesmith.kernels.cpu.part_attention import ROW, SHORT, Code, code_for
+from tunesmith.kernels.cpu.part_attention import ROW, SHORT, Code, Stream, code_for
 from tunesmith.kernels.segments import Segments
 
 pytestmark = pytest.mark.skipif(not compiled.is_there(), reason=f"needs compiled code: {compiled.why_not()}")
@@ -48,8 +48,9 @@ def _by_code(inputs: tuple[Tensor, Tensor, Tensor], dout: Tensor, *, causal: boo
     table = Segments([len(dout)], num_shared=shared).table(ROW.most_tokens)
     assert not table.others
     sums = tuple(torch.zeros(shared, *t.shape[1:]) for t in inputs[1:])
-    ROW.attend(inputs, out, table.parts, causal=causal, scale=SCALE)
-    ROW.write_gradients(inputs, dout, tuple(gradients), sums, table.parts, causal=causal, scale=SCALE)
+    stream = Stream(*inputs, table.parts, causal, SCALE)
+    ROW.attend(stream, out)
+    ROW.write_gradients(stream, dout, tuple(gradients), sums)
     for gradient, own in zip(gradients[1:], sums, strict=True):
         gradient[:shared] = own
     return [out, *gradients]

@@ -9,6 +9,7 @@ import packed_cases
 import tiny_models
 from tunesmith.methods.lora import LoRA
 from tunesmith.model import fast_paths, trial
+from tunesmith.model.activation import as_gelu
 from tunesmith.training import precision
 
 
@@ -33,3 +34,25 @@ def test_a_gated_layer_with_dropout_of_its_own_stays(rate: float, is_replaced: b
     counts = fast_paths.install(model)
     assert ("FastGatedMLP" in counts) == is_replaced
     assert not any(module.training for module in model.modules()), "left as it was found"
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "is_replaced"),
+    [("gpt2", "gelu_new", True), ("gpt2", "gelu_pytorch_tanh", True), ("gpt2", "gelu", False), ("gpt2", "relu", False)],
+)
+def test_the_activation_is_known_by_what_it_answers(name: str, activation: str, is_replaced: bool):
+    model = tiny_models.build(name, activation_function=activation)
+    assert fast_paths.install(model).get("FastGELU", 0) == (2 if is_replaced else 0)
+
+
+def test_an_activation_on_odd_modules_is_none():
+    class TwoInputs(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    class NoTensor(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> str:
+            return str(x)
+
+    odd = (TwoInputs(), NoTensor(), torch.nn.Identity(), torch.nn.Dropout(0.5), torch.nn.Flatten(0), torch.nn.Linear(1, 1))
+    assert [as_gelu(module) for module in odd] == [None] * len(odd)

@@ -22,7 +22,7 @@ def passes(
     *,
     num_shared: int = 0,
 ) -> list[NDArray[np.int64]]:
-    """The rows in few groups of at most `tokens_per_pass` tokens, as even as can be for each of several processes.
+    """The rows in few, even groups of at most `tokens_per_pass` tokens, for several processes as even as can be.
 
     A longer row stands alone. Every row is in exactly one group. A sum over groups equals the sum over rows, so the
     grouping changes memory and speed, and nothing else. The first `num_shared` tokens of all rows count once a group.
@@ -34,7 +34,7 @@ def passes(
     return [
         np.sort(rows[share[group]])
         for share in even_groups(lengths, num_processes)
-        for group in _first_fit_decreasing(lengths[share], tokens_per_pass)
+        for group in _few_groups(lengths[share], tokens_per_pass)
     ]
 
 
@@ -58,24 +58,19 @@ def common_passes(
     """
     rows = np.concatenate(rows_of_each)
     owners = np.repeat(np.arange(len(rows_of_each)), [len(own) for own in rows_of_each])
-    groups = _first_fit_decreasing(table.lengths[rows], tokens_per_pass)
+    groups = _few_groups(table.lengths[rows], tokens_per_pass)
     return [{int(o): np.sort(rows[group][owners[group] == o]) for o in np.unique(owners[group])} for group in groups]
 
 
-def _first_fit_decreasing(lengths: NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:
-    """Which of the lengths go together, longest first."""
-    groups: list[list[int]] = []
-    room: list[int] = []
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[index])
-        place = next((i for i, free in enumerate(room) if free >= length), None)
-        if place is None:
-            groups.append([index])
-            room.append(tokens_per_pass - length)
-        else:
-            groups[place].append(index)
-            room[place] -= length
-    return [np.array(group, dtype=np.int64) for group in groups]
+def _few_groups(lengths: NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:
+    """Which of the lengths go together, so that no pass is too large; the largest is what memory must hold.
+
+    Even groups need no more passes than full ones and a rest, which takes a pass of its own for a few tokens.
+    """
+    least = -(-int(lengths.sum()) // tokens_per_pass)
+    sizes = range(min(least, len(lengths)), len(lengths) + 1)
+    tries = (even_groups(lengths, num_groups) for num_groups in sizes)
+    return next(groups for groups in tries if all(len(g) == 1 or lengths[g].sum() <= tokens_per_pass for g in groups))
 
 
 def num_shared(table: TokenTable) -> int:

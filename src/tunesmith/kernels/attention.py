@@ -88,7 +88,7 @@ class _SegmentAttention(torch.autograd.Function):
         code = part_attention.code_for(q, k, v)
         table = segments.table(_most_tokens(code, rule))
         if code and len(table.parts):
-            code.attend((q, k, v), out, table.parts, causal=rule.causal, scale=rule.scale)
+            code.attend(part_attention.Stream(q, k, v, table.parts, rule.causal, rule.scale), out)
         keys, values = Seen(k, segments), Seen(v, segments)
         for part in table.others:
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
@@ -110,8 +110,8 @@ class _SegmentAttention(torch.autograd.Function):
         key_gradients, value_gradients = SeenGradients(dk, segments), SeenGradients(dv, segments)
         table = segments.table(_most_tokens(code, rule))
         if code and len(table.parts):
-            sums = key_gradients.shared, value_gradients.shared
-            code.write_gradients((q, k, v), dout, (dq, dk, dv), sums, table.parts, causal=rule.causal, scale=rule.scale)
+            stream = part_attention.Stream(q, k, v, table.parts, rule.causal, rule.scale)
+            code.write_gradients(stream, dout, (dq, dk, dv), (key_gradients.shared, value_gradients.shared))
         keys, values = Seen(k, segments), Seen(v, segments)
         for part in table.others:
             rows = part.queries

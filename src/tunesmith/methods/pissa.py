@@ -60,7 +60,7 @@ class PiSSA(Method, ForPeft):
     name = "pissa"
     paper = "https://arxiv.org/abs/2404.02948"
     learning_rate = 2e-4
-    learning_rate_small = 2e-4  # at 1e-3 its strong directions swing: film reviews 81.0 % where 2e-4 reaches 83.9 % (docs/log.md)
+    learning_rate_small = 2e-4  # 1e-3 is too fast for its strong directions (docs/log.md)
     peft_type = "LORA"
     peft_keeps_rows = True
 

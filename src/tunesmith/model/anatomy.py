@@ -196,8 +196,9 @@ def pooling(model: PreTrainedModel) -> Literal["first", "last", "mean"]:
 
 def head_dtype(model: PreTrainedModel) -> torch.dtype:
     """Data type of the classification head."""
-    names = new_head_parameters(model)
-    return model.get_parameter(names[0]).dtype if names else model.dtype
+    body = backbone(model)  # not by `new_head_parameters`, which looks at every parameter: every pass asks
+    outside = (module for module in model.children() if module is not body)
+    return next((parameter.dtype for module in outside for parameter in module.parameters()), model.dtype)
 
 
 def reader(model: PreTrainedModel) -> nn.Module:
@@ -232,13 +233,12 @@ def gated_parts(module: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | N
 
 
 def input_width(module: nn.Module) -> int:
-    """Size of the last axis that a norm or a gated feed-forward layer takes."""
+    """Size of the last axis that a norm or a gated feed-forward layer takes; an activation takes any."""
     gated = gated_parts(module)
     if gated is not None:
         return linear_sizes(gated[0])[0]
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0]
+    weight = getattr(module, "weight", None)
+    return weight.shape[0] if isinstance(weight, Tensor) else 1
 
 
 def attention_sizes(model_config: PretrainedConfig) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Puts our kernels in the place of a model's norms, gated products and rotary embedding - where they give the same numbers.
+"""Puts our kernels in the place of a model's norms, activations, gated products and rotary embedding, where they agree with them.
 
 Nothing is recognised by a model's name. A module qualifies by its parts, and is then *tried*: our form and its own run
 on the same random input, and only if they agree to rounding is it replaced. What does not qualify stays as it is.
@@ -21,6 +21,7 @@ from tunesmith.kernels.gated import lora_swiglu, swiglu
 from tunesmith.kernels.rms_norm import rms_norm
 from tunesmith.kernels.rotary import rotate
 from tunesmith.model import anatomy, low_rank, surgery
+from tunesmith.model.activation import FastGELU, as_gelu
 
 _ROTARY = "apply_rotary_pos_emb"
 
@@ -57,18 +58,24 @@ class FastGatedMLP(nn.Module):
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
+_KINDS = ((FastRMSNorm, anatomy.norm_parts), (FastGatedMLP, anatomy.gated_parts), (FastGELU, as_gelu))
+"""Our modules, and what says which of a model's they can stand for."""
+
+
 def install(model: PreTrainedModel) -> dict[str, int]:
     """Replace what qualifies, before a method attaches; returns how many modules of each kind were replaced."""
     counts: dict[str, int] = {}
     verdicts: dict[object, bool] = {}
+    device = anatomy.device_of(model)
     for path, module in list(anatomy.backbone(model).named_modules(prefix=_prefix(model))):
-        for kind, qualifies in ((FastRMSNorm, anatomy.norm_parts), (FastGatedMLP, anatomy.gated_parts)):
+        for kind, qualifies in _KINDS:
             if qualifies(module) is None:
                 continue
             fast = kind(module)
             key = (type(module), kind)
             if key not in verdicts:
-                verdicts[key] = _agree(module, fast, anatomy.input_width(module))
+                x = torch.randn(3, anatomy.input_width(module), generator=torch.Generator().manual_seed(0))
+                verdicts[key] = _agree(module, fast, x.to(device, anatomy.dtype_of(module)))
             if verdicts[key]:
                 surgery.replace(model, path, fast)
                 counts[kind.__name__] = counts.get(kind.__name__, 0) + 1
@@ -136,10 +143,8 @@ def _rotary_agrees(function: Callable[..., tuple[Tensor, Tensor]]) -> bool:
 
 
 @torch.no_grad()
-def _agree(original: nn.Module, fast: nn.Module, width: int) -> bool:
-    """Whether both give the same on a random input, also in training: what has dropout of its own does not."""
-    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
-    x = x.to(anatomy.device_of(original), anatomy.dtype_of(original))
+def _agree(original: nn.Module, fast: nn.Module, x: Tensor) -> bool:
+    """Whether both make the same of a random x, also in training: what has dropout of its own does not."""
     mode = original.training
     try:
         return _close(original.train()(x), fast.train()(x))

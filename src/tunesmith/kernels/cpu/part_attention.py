@@ -17,6 +17,26 @@ MOST_WIDTH = 128  # as in row_attention.c and short_attention.c
 
 
 @dataclass(frozen=True)
+class Stream:
+    """What is to be attended to, and how."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    parts: Tensor
+    """Those that the code takes, as in `segments.Table`."""
+    causal: bool
+    scale: float
+
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...], float]:
+        """The inputs with the heads of a token beside each other; `stream` of parts.h; the scale."""
+        q, k, v = (t if t.stride()[1:] == (t.shape[2], 1) else t.contiguous() for t in (self.q, self.k, self.v))
+        heads, (_, kv_heads, width) = q.shape[1], k.shape
+        rows = (q.stride(0), k.stride(0), v.stride(0))
+        return q, k, v, (len(self.parts), kv_heads, heads // kv_heads, width, *rows, self.causal), float(self.scale)
+
+
+@dataclass(frozen=True)
 class Code:
     """One of two forms of the code."""
 
@@ -24,28 +44,20 @@ class Code:
     most_tokens: int
     """That one part may see; as in its C file."""
 
-    def attend(self, inputs: tuple[Tensor, ...], out: Tensor, parts: Tensor, *, causal: bool, scale: float) -> None:
+    def attend(self, stream: Stream, out: Tensor) -> None:
         """Writes the parts' rows of `out` `(queries, heads, width)`, which lies side by side."""
-        q, k, v = map(_by_rows, inputs)
-        compiled.call(f"{self.name}_forward", q.dtype, q, k, v, out, parts, _stream(q, k, v, parts, causal), float(scale))
+        q, k, v, sizes, scale = stream.arguments()
+        compiled.call(f"{self.name}_forward", q.dtype, q, k, v, out, stream.parts, sizes, scale)
 
     def write_gradients(
-        self,
-        inputs: tuple[Tensor, ...],
-        dout: Tensor,
-        outputs: tuple[Tensor, ...],
-        sums: tuple[Tensor | None, ...],
-        parts: Tensor,
-        *,
-        causal: bool,
-        scale: float,
+        self, stream: Stream, dout: Tensor, outputs: tuple[Tensor, ...], sums: tuple[Tensor | None, ...]
     ) -> None:
         """Writes the gradients of the parts' own q, k and v, which lie side by side.
 
         What reaches shared keys and values is added to `sums`, two of `(shared, kv heads, width)` float32.
         """
-        q, k, v = map(_by_rows, inputs)
-        arguments = (q, k, v, dout.contiguous(), *outputs, *sums, parts, _stream(q, k, v, parts, causal), float(scale))
+        q, k, v, sizes, scale = stream.arguments()
+        arguments = (q, k, v, dout.contiguous(), *outputs, *sums, stream.parts, sizes, scale)
         compiled.call(f"{self.name}_gradients", q.dtype, *arguments)
 
 
@@ -61,14 +73,3 @@ def code_for(q: Tensor, k: Tensor, v: Tensor) -> Code | None:
     if not fits or by_device.kind_for((q,)) != "cpu":
         return None
     return ROW if q.dtype == torch.bfloat16 and q.shape[2] % 2 == 0 and compiled.pairs_are_fast() else SHORT
-
-
-def _stream(q: Tensor, k: Tensor, v: Tensor, parts: Tensor, causal: bool) -> tuple[int, ...]:
-    """As `stream` of parts.h."""
-    heads, (_, kv_heads, width) = q.shape[1], k.shape
-    return (len(parts), kv_heads, heads // kv_heads, width, q.stride(0), k.stride(0), v.stride(0), causal)
-
-
-def _by_rows(t: Tensor) -> Tensor:
-    """The heads of a token beside each other."""
-    return t if t.stride()[1:] == (t.shape[2], 1) else t.contiguous()
