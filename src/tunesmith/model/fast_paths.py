@@ -1,4 +1,4 @@
-"""Puts our kernels in the place of a model's norms, activations, gated products and rotary embedding, where they agree with them.
+"""Puts our kernels in the place of a model's norms, activations, gated products and rotary embedding, where they agree.
 
 Nothing is recognised by a model's name. A module qualifies by its parts, and is then *tried*: our form and its own run
 on the same random input, and only if they agree to rounding is it replaced. What does not qualify stays as it is.
