@@ -74,13 +74,15 @@ class Tunesmith(measure.Contestant):
         memory.keep_few_kernels()
         memory.return_freed_memory()
         self.job = job
-        self.model = load.load(load.find(str(job.folder / job.weights)), TASKS[job.task], base_bits=job.base_bits)
+        dtype, _ = precision.choose(job.weights, DEVICE)
+        trains_base = starts.method_of(job.method).trains_base_weights
+        stays = not trains_base and job.task == "causal" and job.base_bits == 16
+        source, read = load.find(str(job.folder / job.weights)), dtype if stays else torch.float32
+        self.model = load.load(source, TASKS[job.task], base_bits=job.base_bits, dtype=read)
         nn.Module.to(self.model, DEVICE)
         self.forward, reason = trial.choose(self.model, classification=job.task == "classification")
         if reason:
             raise SystemExit(f"the model is not packed: {reason}")
-        dtype, _ = precision.choose(job.weights, DEVICE)
-        trains_base = starts.method_of(job.method).trains_base_weights
         if dtype != torch.float32 and not trains_base:
             precision.store_frozen(self.model, dtype)
         memory.keep_freed_memory()

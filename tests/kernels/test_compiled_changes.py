@@ -51,6 +51,13 @@ def _inputs(sizes: Sizes, *, apart: int = 0) -> Inputs:
     return Inputs(rows(sizes.d_in), [rows(d_out) for _, d_out in sizes.layers], changes)
 
 
+def _biases(outputs: list[Tensor]) -> list[Tensor | None]:
+    """One for every second layer, the first included, in another type than what is computed with."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = [5 * torch.randn(y.shape[1], generator=generator) for y in outputs]
+    return [bias if number % 2 == 0 else None for number, bias in enumerate(drawn)]
+
+
 def _close(one: Tensor, other: Tensor) -> None:
     assert (one.double() - other).norm() <= TOLERANCE * other.norm()
 
@@ -69,13 +76,15 @@ def _taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products_and_gradients(sizes: Sizes, apart: int, for_input: bool):
     x, doutputs, changes = _inputs(sizes, apart=apart)
     outputs = [torch.full_like(dy, torch.nan) for dy in doutputs]
-    kept = kernels.write_changes(x, outputs, changes)
+    biases = _biases(doutputs)
+    kept = kernels.write_changes(x, outputs, changes, biases)
     dx = torch.full(x.shape, torch.nan, dtype=x.dtype) if for_input else None
     found = kernels.change_gradients(x, doutputs, kept, changes, dx)
 
     exact = x.double().requires_grad_()
     factors = [(a.double().requires_grad_(), b.double().requires_grad_()) for a, b, _ in changes]
     results = [scale * (exact @ a.t() @ b.t()) for (a, b), (_, _, scale) in zip(factors, changes, strict=True)]
+    results = [y if bias is None else y + bias.double() for y, bias in zip(results, biases, strict=True)]
     wanted = [exact, *(a for a, _ in factors), *(b for _, b in factors)]
     expected = torch.autograd.grad(results, wanted, [dy.double() for dy in doutputs])
     for y, result in zip(outputs, results, strict=True):
@@ -102,7 +111,7 @@ def test_other_forms_are_left_to_torch(sizes: Sizes, monkeypatch: pytest.MonkeyP
     asked = []
     monkeypatch.setitem(by_device.FUNCTIONS, "lora_linear.write_changes", lambda *_: asked.append("forward"))
     monkeypatch.setitem(by_device.FUNCTIONS, "lora_linear.change_gradients", lambda *_: asked.append("backward"))
-    kernels.write_changes(x, doutputs, changes)
+    kernels.write_changes(x, doutputs, changes, [None] * len(changes))
     kernels.change_gradients(x, doutputs, Kept(x, x), changes, None)
     assert asked == ["forward", "backward"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tunesmith.kernels import remade
+from tunesmith.kernels.gated import swiglu
+from tunesmith.kernels.gelu import gelu
 from tunesmith.kernels.rms_norm import rms_norm
+from tunesmith.method import Method
 from tunesmith.methods.full import Full
+from tunesmith.methods.ia3 import IA3
 from tunesmith.methods.lora import LoRA
 from tunesmith.model import trial
 from tunesmith.model.batch import Batch
@@ -32,6 +37,19 @@ def test_a_norms_output_is_held_only_outside(sparing: bool):
     x, scale, weight, _ = _norm_and_layer()
     with remade.sparing() if sparing else contextlib.nullcontext():
         y = rms_norm(x, scale, 1e-5)
+        result = torch.nn.functional.linear(y, weight)
+        memory = StorageWeakRef(y.untyped_storage())
+        del y
+        assert memory.expired() is sparing
+    del result
+
+
+@pytest.mark.parametrize("sparing", [True, False])
+@pytest.mark.parametrize("function", [swiglu, lambda x, _: gelu(x)], ids=["gated", "gelu"])
+def test_an_inner_activation_is_held_only_outside(function: Callable[[Tensor, Tensor], Tensor], sparing: bool):
+    x, _, weight, _ = _norm_and_layer()
+    with remade.sparing() if sparing else contextlib.nullcontext():
+        y = function(x, x.detach() + 1)
         result = torch.nn.functional.linear(y, weight)
         memory = StorageWeakRef(y.untyped_storage())
         del y
@@ -79,8 +97,8 @@ def test_another_tensor_at_the_address_of_one_that_is_gone():
     assert torch.equal(found, slope.view(-1, 3).t() @ other.view(-1, 8))
 
 
-@pytest.mark.parametrize("method", [LoRA(rank=4), Full()], ids=["lora", "full"])
-def test_a_whole_model_learns_the_same(method: LoRA | Full, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("method", [LoRA(rank=4), Full(), IA3()], ids=lambda method: method.name)
+def test_a_whole_model_learns_the_same(method: Method, monkeypatch: pytest.MonkeyPatch):
     gradients = []
     for scope in (remade.sparing, contextlib.nullcontext):
         monkeypatch.setattr(remade, "sparing", scope)

@@ -43,6 +43,17 @@ def test_half_precision_files_are_loaded_in_float32(model_folder: Make):
     assert {p.dtype for p in load.load(load.find(str(folder)), "chat").parameters()} == {torch.float32}
 
 
+def test_weights_are_rounded_as_they_are_read(model_folder: Make, monkeypatch: pytest.MonkeyPatch):
+    """As `precision.store_frozen` would round them; and none is ever as it is in the file."""
+    source = load.find(str(model_folder()))
+    wide = load.load(source, "chat")
+    monkeypatch.setattr(torch.Tensor, "float", lambda _: pytest.fail("made wide"))
+    narrow = load.load(source, "chat", dtype=torch.bfloat16)
+    for (name, one), (_, other) in zip(narrow.named_parameters(), wide.named_parameters(), strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, other.bfloat16()), name
+
+
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_labels_are_kept_in_the_configuration(model_folder: Make, name: str, tmp_path: Path):
     source = load.find(str(model_folder(name, "causal" if name == "llama" else "classification")))

@@ -19,6 +19,7 @@ from tunesmith.kernels.segments import Segments
 from tunesmith.model import trial
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward, PaddedForward
+from tunesmith.training import precision
 
 CASES = [(n, "causal") for n in tiny_models.DECODERS]
 CASES += [(n, "classification") for n in (*tiny_models.DECODERS, *tiny_models.ENCODERS)]
@@ -289,12 +290,12 @@ def test_a_head_that_computes_something_else_goes_padded():
 class Mixing(nn.Module):
     """A layer that mixes neighbouring tokens, as convolutions and recurrences do: rows of a stream would leak."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, share: float = 1.0) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.share = inner, share
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.inner(states + torch.nn.functional.pad(states, (0, 0, 1, 0))[:, :-1])
+        return self.inner(states + self.share * torch.nn.functional.pad(states, (0, 0, 1, 0))[:, :-1])
 
 
 def test_a_model_that_mixes_tokens_elsewhere_goes_padded():
@@ -307,6 +308,29 @@ def test_a_model_that_mixes_tokens_elsewhere_goes_padded():
     assert "answers differently when packed" in reason
     batch = packed_cases.batch(model, "causal")
     packed_cases.assert_equal(packed_cases.together(chosen, batch), packed_cases.one_by_one(model, batch))
+
+
+@every_causal
+def test_weights_in_16_bits_are_tried_and_left_as_they_are(name: str):
+    model = tiny_models.build(name)
+    precision.store_frozen(model, torch.bfloat16)
+    weights = {id(weight): weight.clone() for weight in model.parameters()}
+    chosen, reason = trial.choose(model, classification=False)
+    assert isinstance(chosen, PackedForward), reason
+    assert weights.keys() == {id(weight) for weight in model.parameters()}
+    assert all(torch.equal(weight, weights[id(weight)]) for weight in model.parameters())
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_leak_that_roundings_to_16_bits_would_hide_is_found():
+    model = tiny_models.build("llama")
+    layer = cast("nn.Module", model.model.layers[1])
+    layer.mlp = Mixing(layer.mlp, share=0.01)
+    precision.store_frozen(model, torch.bfloat16)
+    chosen, reason = trial.choose(model, classification=False)
+    assert isinstance(chosen, PaddedForward)
+    assert reason is not None
+    assert "answers differently when packed" in reason
 
 
 def test_a_model_that_cannot_take_a_stream_goes_padded_and_says_why(monkeypatch: pytest.MonkeyPatch):

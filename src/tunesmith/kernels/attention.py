@@ -85,6 +85,7 @@ class _SegmentAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
         out = q.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
+        flashed = False
         code = part_attention.code_for(q, k, v)
         table = segments.table(_most_tokens(code, rule))
         if code and len(table.parts):
@@ -95,9 +96,10 @@ class _SegmentAttention(torch.autograd.Function):
             if _takes_flash(inputs, rule):
                 num_shared = segments.num_shared if part.sees_shared else 0
                 kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
+                flashed = True
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
-        ctx.save_for_backward(q, k, v, out, *kept)
+        ctx.save_for_backward(q, k, v, out if flashed else None, *kept)
         ctx.segments, ctx.rule, ctx.code = segments, rule, code
         return out
 

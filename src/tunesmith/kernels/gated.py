@@ -2,7 +2,8 @@
 
 y = down(silu(gate(x)) * up(x))      silu(z) = z sigmoid(z)
 
-The product of the two branches is as large as either; it is made again in the backward pass instead of being kept.
+The product of the two branches is as large as either; it is made again in the backward pass instead of being kept, also
+(inside `remade.sparing`) for a layer that reads it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels import lora_linear
+from tunesmith.kernels import lora_linear, remade
 from tunesmith.kernels.by_device import by_device
 from tunesmith.kernels.frozen_linear import in_autocast
 from tunesmith.kernels.lora_linear import ALL_TOKENS, Changed, Readers, flat, products, unflat
@@ -25,7 +26,10 @@ def plain(gate: Tensor, up: Tensor) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of the shape of both; keeps its two inputs and nothing else."""
-    return _SwiGLU.apply(gate, up)  # pyright: ignore[reportReturnType]
+    y: Tensor = _SwiGLU.apply(gate, up)  # pyright: ignore[reportAssignmentType]
+    sources = gate.detach(), up.detach()
+    remade.can_remake(y, lambda: product(*sources))
+    return y
 
 
 def lora_swiglu(x: Tensor, gate: Changed, up: Changed, down: Changed, parts: Sequence[slice] = ALL_TOKENS) -> Tensor:

@@ -83,11 +83,10 @@ def lora_linear(x: Tensor, layers: Sequence[Changed], parts: Sequence[slice] = A
 def products(x: Tensor, readers: Readers) -> tuple[list[Tensor], list[Kept]]:
     """What the layers make of x `(tokens, d_in)`, and for each part what `gradients` needs."""
     outputs = [x.new_empty(len(x), layer.weight.shape[0]) for layer in readers.layers]
+    biases = [layer.bias for layer in readers.layers]
     # The small products come first: added to an output that is already rounded to 16 bits, most of them would be lost.
-    kept = [write_changes(x[part], [y[part] for y in outputs], changes) for part, changes in readers.by_part]
+    kept = [write_changes(x[part], [y[part] for y in outputs], changes, biases) for part, changes in readers.by_part]
     for layer, y in zip(readers.layers, outputs, strict=True):
-        if layer.bias is not None:
-            y.add_(layer.bias)
         add_product(y, x, layer.weight)
     return outputs, kept
 
@@ -117,12 +116,14 @@ def unflat(tensors: Sequence[Tensor]) -> list[Kept]:
 
 
 @by_device
-def write_changes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> Kept:
-    """Fill the outputs with s x At Bt."""
+def write_changes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change], biases: Sequence[Tensor | None]) -> Kept:
+    """Fill the outputs with s x At Bt + b."""
     a = _stacked([change.a for change in changes]).to(x.dtype)
     projected = x @ a.t()
-    for y, change, own in zip(outputs, changes, projected.split(_ranks(changes), 1), strict=True):
+    for y, change, bias, own in zip(outputs, changes, biases, projected.split(_ranks(changes), 1), strict=True):
         torch.mm(own.mul_(change.scale), change.b.t().to(x.dtype), out=y)
+        if bias is not None:
+            y.add_(bias)
     return Kept(projected, a)
 
 

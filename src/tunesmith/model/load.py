@@ -99,12 +99,20 @@ def _local(name: str) -> Path:
     return path
 
 
-def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: int = 16) -> PreTrainedModel:
-    """The model with the head for `task` in float32 on the CPU.
+def load(
+    source: Source,
+    task: str,
+    *,
+    labels: tuple[str, ...] = (),
+    base_bits: int = 16,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """The model with the head for `task` on the CPU.
 
     A head for other `labels` than the model's own is new; without labels, a classifier keeps its head.
 
-    With 4 or 8 `base_bits`, the linear layers of its body are quantised while they are loaded.
+    All weights are in `dtype` as soon as they are read, so that a model with 16 bits a weight never takes 32. With 4 or 8
+    `base_bits`, the linear layers of its body are quantised while they are loaded, and all else is in float32.
 
     Raises:
         ModelError: If the model has no form for the task, or its weights do not fit its configuration.
@@ -119,7 +127,7 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = _read(kind, source, labels, base_bits)
+            loaded = _read(kind, source, labels, base_bits, dtype)
     except (ValueError, KeyError, OSError, RuntimeError, TypeError) as error:
         raise ModelError(f"{source.name} cannot be loaded for the task {task!r}: {first_line(error)}.") from None
     model = _complete(loaded, source.name, lacks_head=source.lacks_head(labels))
@@ -129,7 +137,9 @@ def load(source: Source, task: str, *, labels: tuple[str, ...] = (), base_bits: 
     return model.eval()
 
 
-def _read(kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ...], base_bits: int) -> object:
+def _read(
+    kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ...], base_bits: int, dtype: torch.dtype
+) -> object:
     """What transformers makes of the files: the model, and what it tells of the loading."""
     config, other_head = source.config, source.lacks_head(labels)
     if labels:
@@ -140,7 +150,7 @@ def _read(kind: type[_BaseAutoModelClass], source: Source, labels: tuple[str, ..
     return kind.from_pretrained(
         source.folder,
         config=config,
-        dtype=torch.float32,
+        dtype=dtype,
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,

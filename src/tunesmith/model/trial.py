@@ -1,11 +1,14 @@
 """In which form a model takes batches: found by trying, on a few short rows, whether it then gives its own answers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from tunesmith.model import anatomy, fast_paths, surgery, virtual_tokens
@@ -17,15 +20,16 @@ from tunesmith.model.packed import noting_windows
 def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -> tuple[Forward, str | None]:
     """The packed form if it gives this model's own answers, else the padded one and the reason.
 
-    The proof is a run of three short rows both ways, about as long as one generated token takes. With `fast`, our
-    kernels take the place of the model's own modules where they agree (`model.fast_paths`), and are part of the proof.
+    The proof is a run of three short rows both ways, about as long as one generated token takes; in float32, however the
+    weights are stored, because roundings to 16 bits would hide much. With `fast`, our kernels take the place of the model's
+    own modules where they agree (`model.fast_paths`), and are part of the proof.
     """
     if anatomy.is_encoder_decoder(model.config):
         return PaddedForward(model), "an encoder-decoder has no single stream"
     if not classification and anatomy.language_head(model) is None:
         return PaddedForward(model), "its output head is not a plain linear layer"
     batch = _probe(model, classification)
-    with _evaluating(model):
+    with _evaluating(model), _Wide():
         single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
         reason, before = None, surgery.num_changes(model)
         for attempt in (True, False) if fast else (False,):
@@ -73,6 +77,22 @@ def _difference(packed: PackedForward, batch: Batch, single: Tensor) -> str | No
     if difference <= tolerance * max(1.0, single.abs().max().item()):
         return None
     return f"answers differently when packed (loss differs by {difference:.2g})"
+
+
+class _Wide(TorchFunctionMode):
+    """Compute as if parameters were stored in float32: each is widened for the operation that takes it, and no longer."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        wide_args, wide_kwargs = tree_map(_widened, (args, kwargs or {}))
+        return func(*wide_args, **wide_kwargs)
+
+
+def _widened(argument: object) -> object:
+    if isinstance(argument, nn.Parameter) and argument.dtype in (torch.bfloat16, torch.float16):
+        return argument.detach().float()
+    return argument
 
 
 @contextlib.contextmanager

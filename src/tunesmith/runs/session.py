@@ -110,22 +110,21 @@ class Session:
             return machine.facts(self.device)
 
     def load_base(self) -> None:
-        """Load the base model in the number format of this machine and find out how it takes batches."""
+        """Load the base model in the number format of this machine and find out how it takes batches.
+
+        Weights that stay as they are, are never in memory in another format; those of a new head are drawn in float32.
+        """
         training = self.settings.training
-        torch.manual_seed(training.seed)
         memory.keep_few_kernels()
         memory.return_freed_memory()
-        self.model = load.load(self.source, self.data.task, labels=self.data.labels, base_bits=training.base_bits)
-        for part in (self.data.train, self.data.validation, self.data.test):
-            for ids in (part.tokens.input_ids, part.tokens.target_ids):
-                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
-        nn.Module.to(self.model, self.device)
-        self.forward, reason = trial.choose(
-            self.model, classification=self.data.task == "classification", fast=training.fast_paths == "on"
-        )
         self.dtype, sentence = precision.choose(training.precision, self.device)
+        stays = not (self.method.trains_base_weights or self.data.labels) and self.source.kind == "decoder"
+        stays &= training.base_bits == 16
+        reason = self._load(self.dtype if stays else torch.float32)
         if reason and self.dtype != torch.float32 and self.device.type == "cpu":
             self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
+            if stays:
+                self._load(self.dtype)
         if not self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_frozen(self.model, self.dtype)
         memory.keep_freed_memory()  # from here on: what loading held is given back
@@ -138,6 +137,19 @@ class Session:
         if reason:
             self.watch.say(f"rows are padded, not packed: {reason}")
         self.take_base(self.forward, self.dtype)
+
+    def _load(self, dtype: torch.dtype) -> str | None:
+        """Load the base model and choose the form in which it takes batches; returns why rows are padded, if they are."""
+        training, data = self.settings.training, self.data
+        torch.manual_seed(training.seed)
+        self.model = load.load(self.source, data.task, labels=data.labels, base_bits=training.base_bits, dtype=dtype)
+        for part in (data.train, data.validation, data.test):
+            for ids in (part.tokens.input_ids, part.tokens.target_ids):
+                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
+        nn.Module.to(self.model, self.device)
+        fast = training.fast_paths == "on"
+        self.forward, reason = trial.choose(self.model, classification=data.task == "classification", fast=fast)
+        return reason
 
     def take_base(self, loaded: forward.Forward, dtype: torch.dtype) -> None:
         """Work on a base model that is loaded, in the number format `dtype`."""

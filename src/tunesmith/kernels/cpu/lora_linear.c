@@ -24,40 +24,50 @@ static void round_all(number *to, const float *from, long count)
     });
 }
 
-/* ROWS rows and some columns of y = scale a b in 16 bits. */
-static inline __attribute__((always_inline)) void write_tile(
-    number *y, long y_row, left a, const pair *b, long inner, long columns, float scale, int num_lanes)
+/* What becomes of a product: how far it is from one row to the next, and, unless it is null, what is added to every row. */
+typedef struct {
+    number *rows;
+    long row;
+    float scale;
+    const number *bias;
+} result;
+
+/* ROWS rows and some columns of y = scale a b + bias in 16 bits. */
+static inline __attribute__((always_inline)) void write_tile(result y, left a, const pair *b, long inner, long columns, int num_lanes)
 {
     tile t = add_product((tile){0}, a, b, inner, num_lanes);
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < num_lanes; c++)
-            store(y + r * y_row + c * LANES, t.sums[r][c] * scale, columns - c * LANES < LANES ? columns - c * LANES : LANES);
+    for (int c = 0; c < num_lanes; c++) {
+        long there = columns - c * LANES < LANES ? columns - c * LANES : LANES;
+        lanes bias = y.bias ? load(y.bias + c * LANES, there) : (lanes){0};
+        for (int r = 0; r < ROWS; r++)
+            store(y.rows + r * y.row + c * LANES, t.sums[r][c] * y.scale + bias, there);
+    }
 }
 
-/* y = scale a b in 16 bits, row by row of b's columns; the last eight rows may be made twice. */
-static void write_product(number *y, long y_row, left a, const pair *b, long tokens, long inner, long columns, float scale)
+/* y = scale a b + bias in 16 bits, row by row of b's columns; the last eight rows may be made twice. */
+static void write_product(result y, left a, const pair *b, long tokens, long inner, long columns)
 {
     for (long t = 0; t < tokens; t = t + ROWS < tokens && t + 2 * ROWS > tokens ? tokens - ROWS : t + ROWS)
         for (long column = 0; column < columns; column += PANEL) {
-            number *to = y + t * y_row + column;
+            result to = {y.rows + t * y.row + column, y.row, y.scale, y.bias ? y.bias + column : 0};
             left rows = {a.pairs + t * a.row, a.row, a.inner};
             const pair *panel = b + column * inner;
             long there = columns - column;
             if (there >= PANEL)
-                write_tile(to, y_row, rows, panel, inner, PANEL, scale, 2);
+                write_tile(to, rows, panel, inner, PANEL, 2);
             else if (there == LANES)
-                write_tile(to, y_row, rows, panel, inner, LANES, scale, 1);
+                write_tile(to, rows, panel, inner, LANES, 1);
             else if (there > LANES)
-                write_tile(to, y_row, rows, panel, inner, there, scale, 2);
+                write_tile(to, rows, panel, inner, there, 2);
             else
-                write_tile(to, y_row, rows, panel, inner, there, scale, 1);
+                write_tile(to, rows, panel, inner, there, 1);
         }
 }
 
-/* For every layer: projected = s x At, beside each other, and output = projected Bt; `stacked` gets all A in 16 bits. */
+/* For every layer: projected = s x At, beside each other, and output = projected Bt + bias; `stacked` gets all A in 16 bits. */
 void low_rank_forward(
-    const number *x, const sizes *n, const float *const *a, const float *const *b, const float *scales, number *stacked,
-    number *projected, number *const *outputs, pair *panels, number *rounded_b)
+    const number *x, const sizes *n, const float *const *a, const float *const *b, const float *scales, const number *const *biases,
+    number *stacked, number *projected, number *const *outputs, pair *panels, number *rounded_b)
 {
     long first = 0;
     for (long l = 0; l < n->num_layers; first += n->layers[l++].rank)
@@ -67,10 +77,10 @@ void low_rank_forward(
         layer it = n->layers[l];
         left read = {(const pair *)x, n->x_row / 2, 1}, rows = {(const pair *)(projected + first), n->ranks / 2, 1};
         pack_columns(panels, stacked + first * n->d_in, n->d_in, it.rank, n->d_in);
-        write_product(projected + first, n->ranks, read, panels, n->tokens, n->d_in / 2, it.rank, scales[l]);
+        write_product((result){projected + first, n->ranks, scales[l], 0}, read, panels, n->tokens, n->d_in / 2, it.rank);
         round_all(rounded_b, b[l], it.d_out * it.rank);
         pack_columns(panels, rounded_b, it.rank, it.d_out, it.rank);
-        write_product(outputs[l], it.row, rows, panels, n->tokens, it.rank / 2, it.d_out, 1);
+        write_product((result){outputs[l], it.row, 1, biases[l]}, rows, panels, n->tokens, it.rank / 2, it.d_out);
     }
 }
 
@@ -116,13 +126,13 @@ void low_rank_gradients(
         left read = {(const pair *)doutputs[l], it.row / 2, 1};
         round_all(rounded_b, b[l], it.d_out * it.rank);
         pack_rows(panels, rounded_b, it.rank, it.d_out, it.rank);
-        write_product(dprojected + first, n->ranks, read, panels, n->tokens, it.d_out / 2, it.rank, scales[l]);
+        write_product((result){dprojected + first, n->ranks, scales[l], 0}, read, panels, n->tokens, it.d_out / 2, it.rank);
         write_sum(db[l], (left){paired + first, 1, row}, doutputs[l], it.row, n->tokens, it.rank, it.d_out, 1, panels);
     }
     if (dx) {
         pack_rows(panels, stacked, n->d_in, n->ranks, n->d_in);
         left rows = {(const pair *)dprojected, n->ranks / 2, 1};
-        write_product(dx, n->d_in, rows, panels, n->tokens, n->ranks / 2, n->d_in, 1);
+        write_product((result){dx, n->d_in, 1, 0}, rows, panels, n->tokens, n->ranks / 2, n->d_in);
     }
     pair_tokens(paired, dprojected, n->tokens, n->ranks);
     write_sum(da, (left){paired, 1, row}, x, n->x_row, n->tokens, n->ranks, n->d_in, 0, panels);

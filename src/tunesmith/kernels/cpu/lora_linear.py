@@ -16,14 +16,15 @@ MOST_LAYERS = 8  # as in lora_linear.c
 ROWS, PANEL = 8, 32  # as in pairs.h
 
 
-def write_changes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> Kept:
+def write_changes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change], biases: Sequence[Tensor | None]) -> Kept:
     """See `tunesmith.kernels.lora_linear.write_changes`."""
     if not _takes(x, outputs, changes):
-        return FUNCTIONS["lora_linear.write_changes"](x, outputs, changes)  # pyright: ignore[reportReturnType]
+        return FUNCTIONS["lora_linear.write_changes"](x, outputs, changes, biases)  # pyright: ignore[reportReturnType]
+    narrow = [None if bias is None else bias.to(x.dtype).contiguous() for bias in biases]
     kept = Kept(x.new_empty(len(x), _num_ranks(changes)), x.new_empty(_num_ranks(changes), x.shape[1]))
     compiled.call(
         "low_rank_forward", x.dtype, x, _sizes(x, outputs, changes), _addresses(c.a for c in changes),
-        _addresses(c.b for c in changes), _scales(changes), kept.a, kept.projected, _addresses(outputs),
+        _addresses(c.b for c in changes), _scales(changes), _addresses(narrow), kept.a, kept.projected, _addresses(outputs),
         *_workplaces(x, outputs, changes),
     )  # fmt: skip
     return kept
@@ -92,5 +93,5 @@ def _scales(changes: Sequence[Change]) -> list[float]:
     return [float(change.scale) for change in changes]
 
 
-def _addresses(tensors: Iterable[Tensor]) -> list[int]:
-    return [t.data_ptr() for t in tensors]
+def _addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in tensors]
