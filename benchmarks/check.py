@@ -1,8 +1,9 @@
 """The checks around the timing: without them a speed says nothing, because a broken training is fast.
 
 Before: everyone trains a few rows again and again in float32; losses and gradient norms must be those of the reference.
-Then, at the precision that is timed, the first step must agree; how much is learnt after it is recorded.
-After: the timed runs must have followed one curve, too. A peer whose own rounding takes it elsewhere is shown, not refused.
+Then, at the precision that is timed, the first loss must agree, and tunesmith's first gradient; how much is learnt after
+it is recorded. After: the timed runs must have followed one curve, too. A peer whose own rounding takes it elsewhere is
+shown, not refused.
 """
 
 from __future__ import annotations
@@ -42,12 +43,19 @@ class Checked:
         reference = self.float32[self.reference]
         return {name: agreement.learnt_share(found, reference) for name, found in self.own_precision.items()}
 
+    @property
+    def first_norm_gaps(self) -> dict[str, float]:
+        """How far from the reference the first gradient is, for the same."""
+        reference = self.float32[self.reference]
+        return {name: agreement.first_norm_gap(found, reference) for name, found in self.own_precision.items()}
+
     def record(self) -> dict[str, object]:
         """Everything for the result file."""
         return {
             "float32": {name: asdict(found) for name, found in self.float32.items()},
             "own_precision": {name: asdict(found) for name, found in self.own_precision.items()},
             "learnt_shares": self.learnt_shares,
+            "first_norm_gaps": self.first_norm_gaps,
         }
 
 
@@ -70,7 +78,8 @@ def before_timing(suite: Suite, names: Sequence[str], folder: Path, how: Checkin
     for name, found in checked.float32.items():
         checked.problems += agreement.problems(f"{name} in float32", found, reference, "curves")
     for name, found in checked.own_precision.items():
-        checked.problems += agreement.problems(name, found, reference, "first step")
+        is_ours = suite.contestants[name].module == "tunesmith"
+        checked.problems += agreement.problems(name, found, reference, "first step" if is_ours else "first loss")
     return checked
 
 
@@ -101,7 +110,7 @@ def _comparison(suite: Suite, name: str) -> agreement.Compare:
     configuration = suite.contestants[name]
     if configuration.order == "grouped":
         return "nothing"
-    return "rounded curves" if configuration.module == "tunesmith" else "first step"
+    return "rounded curves" if configuration.module == "tunesmith" else "first loss"
 
 
 def _show(name: str, precision: str, found: Measurement) -> None:

@@ -44,6 +44,8 @@ class Suite:
     method: str
     """What learns, by the name of tunesmith's method or preset."""
     learning_rate: float
+    start_scale: float = 1.0
+    """What the peer's own start is multiplied by, for everyone."""
     usual: tuple[str, ...] = ("peft-default", "peft-best", "tunesmith")
     """Who takes part unless others are named."""
     others: tuple[str, ...] = ()
@@ -148,7 +150,13 @@ SUITES = _table(
             usual=("adapters-default", "adapters-best", "tunesmith"),
             reference="adapters-default",
         ),
-        Suite(name="prefix", about="20 prefix tokens before every layer of SmolLM2-135M", method="prefix", learning_rate=5e-3),
+        Suite(
+            name="prefix",
+            about="20 prefix tokens before every layer of SmolLM2-135M",
+            method="prefix",
+            learning_rate=5e-3,
+            start_scale=0.1,  # as it is the loss begins at 8.7, and rounding decides by how much the first gradient is off
+        ),
         Suite(
             name="prompt",
             about="100 virtual tokens before the input of SmolLM2-135M",

@@ -21,23 +21,30 @@ FIGURE = "benchmarks.svg"
 SECTION = Section("measured")
 OURS, DEFAULT = "#0072b2", "#999999"
 """Blue of Okabe and Ito, and grey."""
+_WORTH_SAYING = 0.1
+"""From here on a peer's rounding is told of; ours would have been refused (`benchmarks.agreement`)."""
 Record = dict[str, Any]
 
 
 def newest(folder: Path) -> list[Record]:
-    """The newest result of each suite on each machine, the newest machine first; suites in the order of the table of suites."""
+    """The newest result of each suite on each machine, the newest machine first; suites in the order of the table of suites.
+
+    An older one of the same suite stays if it has contestants that no newer one has, such as all other peers.
+    """
     from benchmarks.suites import SUITES
 
-    found: dict[tuple[str, str], Record] = {}
+    found: list[Record] = []
     files = [(json.loads(path.read_text(encoding="utf-8")), path.stem) for path in folder.glob("*.json")]
     results = [(record, stem) for record, stem in files if "summaries" in record]
-    for record, _ in sorted(
-        results, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1])
-    ):  # later ones of a day end in -2, -3
-        found[record["machine"], record.setdefault("suite", "lora")] = record
-    dates = {machine: max(r["date"] for (where, _), r in found.items() if where == machine) for machine, _ in found}
+    by_age = sorted(results, key=lambda pair: (pair[0]["date"], len(pair[1]), pair[1]))  # later ones of a day end in -2, -3
+    for record, _ in reversed(by_age):
+        record.setdefault("suite", "lora")
+        same = [newer for newer in found if (newer["machine"], newer["suite"]) == (record["machine"], record["suite"])]
+        if not record["summaries"].keys() <= {name for newer in same for name in newer["summaries"]}:
+            found.append(record)
+    dates = {record["machine"]: max(r["date"] for r in found if r["machine"] == record["machine"]) for record in found}
     order = list(SUITES)
-    known = [record for record in found.values() if record["suite"] in order]
+    known = [record for record in found if record["suite"] in order]
     by_suite = sorted(known, key=lambda record: order.index(record["suite"]))
     return sorted(by_suite, key=lambda record: dates[record["machine"]], reverse=True)
 
@@ -72,12 +79,14 @@ def _suite(record: Record) -> str:
         "| contestant | real tokens/s (smallest to largest) | peak MB above imports | speed | memory | largest loss gap |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    limit = record.get("limit")
-    end = (
-        []
-        if not limit
-        else ["", f"tunesmith reaches {100 * limit['share']:.0f} % of what matrix products alone would allow here."]
-    )
+    limit, gaps = record.get("limit"), record.get("check", {}).get("first_norm_gaps", {})
+    facts = [f"tunesmith reaches {100 * limit['share']:.0f} % of what matrix products alone would allow here."] if limit else []
+    facts += [
+        f"In the number format that it is timed in, the first gradient of {name} is {100 * gap:.0f} % off in length."
+        for name, gap in gaps.items()
+        if gap > _WORTH_SAYING
+    ]
+    end = ["", " ".join(facts)] if facts else []
     return "\n".join([*lines, *(_row(name, record) for name in record["summaries"]), *end])
 
 
@@ -121,13 +130,20 @@ def figure(records: list[Record]) -> str:
 
 def _bars(axes: Axes, records: list[Record], ratio: str, title: str) -> None:
     values = [record["ratios"][ratio] for record in records]
-    bars = axes.barh([record["suite"] for record in records], values, color=OURS, height=0.6)
+    bars = axes.barh(range(len(records)), values, tick_label=_names(records), color=OURS, height=0.6)
     axes.bar_label(bars, labels=[f"{value:.2f}" for value in values], padding=3, fontsize=8)
     axes.axvline(1, color=DEFAULT, linewidth=1)
     axes.set_xlim(0, 1.18 * max(1.0, *values))
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _names(records: list[Record]) -> list[str]:
+    """What each result is called in the figure: its suite, and where a suite has several, how many take part."""
+    suites = [record["suite"] for record in records]
+    many = [f"{record['suite']}, {len(record['summaries'])} contestants" for record in records]
+    return [name if suites.count(name) == 1 else longer for name, longer in zip(suites, many, strict=True)]
 
 
 def main() -> None:

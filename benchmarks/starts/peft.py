@@ -60,7 +60,7 @@ def write(suite: Suite, folder: Path) -> None:
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
-                parameter.copy_(parameter.bfloat16().float())
+                parameter.copy_((suite.start_scale * parameter).bfloat16().float())
     adapted.save_pretrained(str(place), save_embedding_layers=False)
     if suite.method == "ptuning":
         # PEFT keeps the finished prompt only, and none of the network that makes it while training.

@@ -50,12 +50,32 @@ def test_of_several_results_of_a_day_the_last_is_taken(tmp_path: Path):
     assert found["summaries"]["tunesmith"] == _record("lora", "2026-01-01", 3)["summaries"]["tunesmith"]
 
 
+def test_an_older_result_with_other_contestants_stays(tmp_path: Path):
+    whole, part = _record("lora", "2026-01-02", 3), _record("lora", "2026-01-01", 2)
+    other = _record("lora", "2025-12-31", 1)
+    other["summaries"]["trl"] = other["summaries"]["peft-best"]
+    for number, record in enumerate([whole, part, other]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(record))
+    found = benchmarks_table.newest(tmp_path)
+    assert [record["date"] for record in found] == ["2026-01-02", "2025-12-31"]
+    drawn = benchmarks_table.figure(found)
+    assert all(f">lora, {number} contestants<" in drawn for number in (2, 3))
+
+
 def test_a_suite_has_a_line_for_each_contestant_and_its_share_of_the_limit():
     text = benchmarks_table.section([_record("lora", "2026-01-01", 200.0)])
     assert "| peft-best | 100 (99 to 101) | 1,000 | 0.50 x | 1.00 x | other rows a step |" in text
     assert "| tunesmith | 200 (199 to 201) | 1,000 | 1.00 x | 1.00 x | 0.10 % |" in text
     assert "reaches 61 % of" in text
     assert "2 cores of Some <Processor> (AVX512_BF16)" in text
+
+
+def test_a_gradient_that_is_rounded_off_is_told_of():
+    record = _record("lora", "2026-01-01", 200.0)
+    record["check"] = {"first_norm_gaps": {"peft-best": 0.172, "tunesmith": 0.01}}
+    text = benchmarks_table.section([record])
+    assert "the first gradient of peft-best is 17 % off in length." in text
+    assert "gradient of tunesmith" not in text
 
 
 def test_without_results_the_page_says_so():

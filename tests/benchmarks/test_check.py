@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -53,6 +54,21 @@ def test_a_slower_curve_in_bfloat16_is_shown(monkeypatch, tmp_path):
     found, _ = checked(monkeypatch, tmp_path, {("peft-best", "bfloat16"): [2.0, 1.9, 1.75]})
     assert found.problems == []
     assert found.learnt_shares["peft-best"] == pytest.approx(0.5)
+
+
+def test_a_gradient_that_a_peer_rounds_off_is_shown_and_one_of_ours_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(contestants, "faster_here", lambda: "bfloat16")
+    off = {("peft-best", "bfloat16"), ("tunesmith", "bfloat16")}
+
+    def answer(configuration: contestants.Configuration, asked: job.Job, _: int) -> launch.Run:
+        name = next(name for name, known in contestants.CONFIGURATIONS.items() if known is configuration)
+        norms = [0.84 if (name, asked.precision) in off else 0.7] * len(LOSSES)
+        return launch.Run(dataclasses.replace(measurement(LOSSES), gradient_norms=norms), 1.0, 0.0)
+
+    monkeypatch.setattr(launch, "start", answer)
+    found = check.before_timing(LORA, ("peft-best", "tunesmith"), tmp_path, check.Checking(3, True), 2)
+    assert [problem.split(":")[0] for problem in found.problems] == ["tunesmith"]
+    assert found.first_norm_gaps == {"peft-best": pytest.approx(0.2), "tunesmith": pytest.approx(0.2)}
 
 
 def test_a_flat_reference_stops_the_benchmark(monkeypatch, tmp_path):
