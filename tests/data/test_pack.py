@@ -112,7 +112,7 @@ def test_passes_hold_every_row_once_within_the_budget(sizes: list[int], budget: 
     fewest = -(-sum(sizes) // budget)
     assert len(groups) >= fewest if max(sizes) <= budget else True
     if max(sizes) <= budget:
-        assert len(groups) <= 1.5 * fewest + 1, "first fit decreasing is never far from the fewest"
+        assert len(groups) <= 1.5 * fewest + 1, "even groups are never far from the fewest"
 
 
 @given(lengths, st.integers(1, 20))
@@ -152,6 +152,12 @@ def test_no_pass_is_much_larger_than_it_must_be():
     table = _table([([1] * size, [1] * size) for size in lengths])
     groups = passes(table, range(6), 16)
     assert sorted(int(table.lengths[group].sum()) for group in groups) == [15, 15]
+
+
+def test_a_row_that_is_longer_than_a_pass_takes_one():
+    table = _table([([1] * size, [1] * size) for size in (1000, *[10] * 30)])
+    groups = passes(table, range(31), 100)
+    assert sorted(len(group) for group in groups) == [1, 10, 10, 10]
 
 
 def test_one_learner_alone_has_the_passes_of_its_own():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import attention
 from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.cpu import compiled, part_attention
 from tunesmith.kernels.cpu.part_attention import ROW, SHORT, Code, Stream, code_for
@@ -148,10 +149,10 @@ def test_a_stream_of_which_it_takes_a_part(code: Code, window: int | None, share
     segments = Segments(lengths, num_shared=shared, in_stream=True)
     inputs = [t.requires_grad_() for t in _inputs(n)]
     dout = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
-    table = segments.table(code.most_tokens)
+    rule = Rule(causal=True, scale=SCALE, window=window)
+    table = segments.table(attention._most_tokens(code, rule))
     assert len(table.parts) >= 3
     assert table.others
-    rule = Rule(causal=True, scale=SCALE, window=window)
     out = segment_attention(*inputs, segments, rule)
     found = [out, *torch.autograd.grad(out, inputs, dout)]
     wide = [t.detach().float().requires_grad_() for t in inputs]

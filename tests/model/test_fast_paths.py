@@ -54,5 +54,6 @@ def test_an_activation_on_odd_modules_is_none():
         def forward(self, x: torch.Tensor) -> str:
             return str(x)
 
-    odd = (TwoInputs(), NoTensor(), torch.nn.Identity(), torch.nn.Dropout(0.5), torch.nn.Flatten(0), torch.nn.Linear(1, 1))
+    odd = [TwoInputs(), NoTensor(), torch.nn.Identity(), torch.nn.Dropout(0.5), torch.nn.Flatten(0), torch.nn.Linear(1, 1)]
+    odd += [torch.nn.Unfold((3, 1)), torch.nn.ZeroPad2d((0, 0, 1, -1))]  # ConvBERT's and RWKV's, which fail on a vector
     assert [as_gelu(module) for module in odd] == [None] * len(odd)

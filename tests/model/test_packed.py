@@ -322,6 +322,19 @@ def test_weights_in_16_bits_are_tried_and_left_as_they_are(name: str):
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 
+def test_a_parameter_is_wide_for_whoever_computes_with_it():
+    weight = nn.Parameter(torch.ones(2, 3, dtype=torch.bfloat16))
+    with trial._Wide(), torch.no_grad():
+        assert (weight.dtype, weight.shape, weight.T.dtype, len(weight)) == (torch.float32, (2, 3), torch.float32, 2)
+        assert (weight @ torch.ones(3)).tolist() == [3, 3]
+        assert weight.data.dtype == torch.float32
+        weight.mul_(2)  # what changes a parameter must reach it
+        with pytest.raises(RuntimeError, match="address"):
+            weight.data_ptr()
+    assert weight.dtype == torch.bfloat16
+    assert weight.tolist() == [[2] * 3] * 2
+
+
 def test_a_leak_that_roundings_to_16_bits_would_hide_is_found():
     model = tiny_models.build("llama")
     layer = cast("nn.Module", model.model.layers[1])

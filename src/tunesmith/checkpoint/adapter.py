@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from tunesmith.checkpoint import peft_format, trained
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, RunError
 from tunesmith.interchange import ForPeft, NotInPeftFormat, PeftFormat
 from tunesmith.method import Method
 
@@ -23,13 +23,18 @@ def save(model: nn.Module, method: Method, folder: Path, *, base_model: str) -> 
         DiskFull: If there is too little room.
         RunError: If the folder cannot be written for another reason.
     """
-    forms = []
+    forms, is_read_from_peft = [], isinstance(method, PeftFormat)
     if isinstance(method, ForPeft):
-        with contextlib.suppress(NotInPeftFormat):
+        with contextlib.suppress(NotInPeftFormat if is_read_from_peft else RunError):
             forms.append(peft_format.files(model, method, base_model=base_model))
-    if not forms or not isinstance(method, PeftFormat):
+    if not (forms and is_read_from_peft):
         forms.append(trained.files(model, method))
     trained.write(folder, *forms)
+
+
+def most_bytes(method: Method, trained_bytes: int) -> int:
+    """The most that `save` writes: PEFT's form of what is another method to it may be twice as large as what was trained."""
+    return trained_bytes * (3 if isinstance(method, ForPeft) and not isinstance(method, PeftFormat) else 1)
 
 
 def load(model: nn.Module, folder: Path) -> Method:

@@ -65,10 +65,11 @@ def common_passes(
 def _few_groups(lengths: NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:
     """Which of the lengths go together, so that no pass is too large; the largest is what memory must hold.
 
-    Even groups need no more passes than full ones and a rest, which takes a pass of its own for a few tokens.
+    Even groups seldom need more passes than full ones and a rest, which takes a pass of its own for a few tokens. A row that
+    is longer than a pass fills one.
     """
-    least = -(-int(lengths.sum()) // tokens_per_pass)
-    sizes = range(min(least, len(lengths)), len(lengths) + 1)
+    least = -(-int(np.minimum(lengths, tokens_per_pass).sum()) // tokens_per_pass)
+    sizes = range(least, len(lengths) + 1)
     tries = (even_groups(lengths, num_groups) for num_groups in sizes)
     return next(groups for groups in tries if all(len(g) == 1 or lengths[g].sum() <= tokens_per_pass for g in groups))
 

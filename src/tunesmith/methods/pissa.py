@@ -26,7 +26,7 @@ class PiSSALinear(low_rank.ChangedLinear):
 
     def __init__(self, base: nn.Module, rank: int) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.rank = base, rank
         left, strengths, right = torch.linalg.svd(anatomy.linear_weight(base).detach().float(), full_matrices=False)
         roots = strengths[:rank].sqrt()
         self.register_buffer("first_a", (roots[:, None] * right[:rank]).contiguous(), persistent=False)
@@ -45,9 +45,14 @@ class PiSSALinear(low_rank.ChangedLinear):
         return anatomy.linear_weight(self.base).double() + (self.b @ self.a - first_b @ first_a).double()
 
     def as_one_change(self) -> tuple[Tensor, Tensor]:
-        """A of `(2 rank, d_in)` and B of `(d_out, 2 rank)` whose product is the change."""
+        """A of `(2 rank, d_in)` and B of `(d_out, 2 rank)` whose product is the change.
+
+        A small weight has fewer directions than the rank; zeros stand for those that it lacks.
+        """
         first_a, first_b = self._first()
-        return torch.cat((self.a.detach(), first_a)), torch.cat((self.b.detach(), -first_b), dim=1)
+        missing = 2 * (self.rank - len(first_a))
+        a, b = torch.cat((self.a.detach(), first_a)), torch.cat((self.b.detach(), -first_b), dim=1)
+        return torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
 
     def _first(self) -> tuple[Tensor, Tensor]:
         return self.get_buffer("first_a"), self.get_buffer("first_b")
@@ -62,7 +67,6 @@ class PiSSA(Method, ForPeft):
     learning_rate = 2e-4
     learning_rate_small = 2e-4  # 1e-3 is too fast for its strong directions (docs/log.md)
     peft_type = "LORA"
-    peft_keeps_rows = True
 
     rank: int = 16
     """How many directions learn; capacity and memory grow with it."""

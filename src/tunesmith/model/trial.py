@@ -30,7 +30,12 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
         return PaddedForward(model), "its output head is not a plain linear layer"
     batch = _probe(model, classification)
     with _evaluating(model), _Wide():
-        single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
+        try:
+            single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
+        except RuntimeError as error:
+            if model.dtype == torch.float32:
+                raise
+            return PaddedForward(model), f"{type(model).__name__} cannot be tried in float32 ({error})"
         reason, before = None, surgery.num_changes(model)
         for attempt in (True, False) if fast else (False,):
             if attempt:
@@ -85,14 +90,32 @@ class _Wide(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        wide_args, wide_kwargs = tree_map(_widened, (args, kwargs or {}))
-        return func(*wide_args, **wide_kwargs)
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in _ABOUT_TENSORS or (name.endswith("_") and not name.endswith("__")):
+            return func(*args, **kwargs)  # nothing is computed, or the parameter itself is to change
+        if name == "__get__":
+            return _widened(func(*args, **kwargs)) if _is_narrow(args[0]) else func(*args, **kwargs)
+        if name == "data_ptr" and _is_narrow(args[0]):
+            raise RuntimeError("the address of a weight is asked for, which holds 16-bit numbers")
+        wide: tuple[tuple[Any, ...], dict[str, Any]]
+        wide = tree_map(lambda given: _widened(given) if _is_narrow(given) else given, (args, kwargs))
+        return func(*wide[0], **wide[1])
 
 
-def _widened(argument: object) -> object:
-    if isinstance(argument, nn.Parameter) and argument.dtype in (torch.bfloat16, torch.float16):
-        return argument.detach().float()
-    return argument
+_ABOUT_TENSORS = frozenset({"__set__", "__len__", "__hash__", "size", "numel", "dim", "stride"})
+_ABOUT_TENSORS |= {"is_contiguous", "is_floating_point"}
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+def _is_narrow(argument: object) -> bool:
+    return isinstance(argument, nn.Parameter) and argument.dtype in _NARROW
+
+
+def _widened(found: object) -> object:
+    """A tensor, or its number format, as it would be in float32; anything else as it is."""
+    if isinstance(found, Tensor):
+        return found.detach().float() if found.dtype in _NARROW else found
+    return torch.float32 if found in _NARROW else found
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tunesmith import durable
+from tunesmith.checkpoint import adapter
 from tunesmith.checkpoint import folder as checkpoints
 from tunesmith.errors import RunError
 from tunesmith.runs.measure import score
@@ -85,4 +86,5 @@ def bytes_kept(session: Session, plan: Plan) -> int:
     """The most that a run has on disk at once."""
     kept_at_once = min(checkpoints.NUM_KEPT + 2, plan.num_steps)  # the best one and the one being written
     values_and_moments = 3
-    return (values_and_moments * kept_at_once + 1) * session.trained_bytes()
+    trained_bytes = session.trained_bytes()
+    return values_and_moments * kept_at_once * trained_bytes + adapter.most_bytes(session.method, trained_bytes)

@@ -112,7 +112,8 @@ class Session:
     def load_base(self) -> None:
         """Load the base model in the number format of this machine and find out how it takes batches.
 
-        Weights that stay as they are, are never in memory in another format; those of a new head are drawn in float32.
+        Weights of a decoder that stay as they are, are read in this format; all others in float32, to be learnt or to be
+        rounded where the new head beside them is not.
         """
         training = self.settings.training
         memory.keep_few_kernels()
@@ -122,9 +123,11 @@ class Session:
         stays &= training.base_bits == 16
         reason = self._load(self.dtype if stays else torch.float32)
         if reason and self.dtype != torch.float32 and self.device.type == "cpu":
-            self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
             if stays:
-                self._load(self.dtype)
+                del self.forward, self.model  # or both would be in memory
+                reason = self._load(torch.float32)
+            if reason:
+                self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
         if not self.method.trains_base_weights and self.dtype != torch.float32:
             precision.store_frozen(self.model, self.dtype)
         memory.keep_freed_memory()  # from here on: what loading held is given back

@@ -12,6 +12,8 @@
 
 enum { LANES = 16 };
 
+#define UP_TO(multiple, x) (((x) + (multiple)-1) / (multiple) * (multiple))
+
 typedef float lanes __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint16_t shorts __attribute__((vector_size(32)));

@@ -9,8 +9,6 @@
 
 enum { ROWS = 8, PANEL = 2 * LANES };
 
-#define UP_TO(multiple, x) (((x) + (multiple)-1) / (multiple) * (multiple))
-
 typedef uint32_t pair __attribute__((may_alias)); /* neighbours along the axis that a product sums over */
 
 /* The left side of a product: how many pairs there are from one row to the next, and from one place of the sum to the next. */

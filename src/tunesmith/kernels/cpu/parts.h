@@ -15,6 +15,11 @@ typedef struct {
     long parts, heads, group, width, query_row, key_row, value_row, is_causal;
 } stream;
 
+/* How large the products of one part are. */
+typedef struct {
+    long queries, keys, width, is_causal;
+} sizes;
+
 /* Tokens of one head. */
 typedef struct {
     const number *numbers;

@@ -1,4 +1,4 @@
-/* Attention inside parts of a stream by products of pairs of bfloat16, by blocks of queries. See row_attention.py. */
+/* Attention inside parts of a stream by products of pairs of bfloat16, by blocks of queries. See part_attention.py. */
 
 #include <math.h>
 
@@ -8,11 +8,6 @@
 #ifdef BFLOAT16
 
 enum { MOST_KEYS = 512, MOST_WIDTH = 128, BLOCK = 64 };
-
-/* Of one part. */
-typedef struct {
-    long queries, keys, width, is_causal;
-} sizes;
 
 /* Some queries of one head, and what the products make of them. */
 typedef struct {

@@ -1,12 +1,10 @@
-/* Attention inside short parts of a stream, head by head, all of it in a core's own cache. See short_attention.py of this folder. */
+/* Attention inside short parts of a stream, head by head, all of it in a core's own cache. See part_attention.py. */
 
 #include <math.h>
 
 #include "parts.h"
 
 enum { MOST_TOKENS = 64, MOST_WIDTH = 128, TILE = 4 };
-
-#define UP_TO(multiple, x) (((x) + (multiple)-1) / (multiple) * (multiple))
 
 typedef float token_rows[MOST_TOKENS][MOST_WIDTH] __attribute__((aligned(64))); /* (tokens, width), rest zero */
 typedef float token_columns[MOST_WIDTH][MOST_TOKENS] __attribute__((aligned(64))); /* the same transposed */
@@ -52,11 +50,6 @@ static void product(matrix y, matrix a, matrix b, long rows, long inner, long co
                 add_tile(to, left, right, inner, 1, add);
         }
 }
-
-/* Of one part. */
-typedef struct {
-    long queries, keys, width, is_causal;
-} sizes;
 
 static void read_rows(token_rows to, const number *from, long from_row, long count, long width, float scale)
 {
