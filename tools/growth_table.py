@@ -84,8 +84,9 @@ def figure(record: Record) -> str:
             below.set_xscale("log", base=2)
             below.set_xticks(places, [f"{place // 1024}k" if place >= 1024 else str(place) for place in places])
             for axes in (above, below):
-                axes.set_ylim(bottom=0)
                 axes.spines[["top", "right"]].set_visible(False)
+        for first in (upper[0], lower[0]):
+            first.set_ylim(bottom=0)  # once all is drawn: the panels of a line share it
         upper[0].set_ylabel("microseconds a token")
         lower[0].set_ylabel("MB a step")
         drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
