@@ -124,6 +124,7 @@ def figure(records: list[Record]) -> str:
         speed, memory = drawing.subplots(1, 2, sharey=True)
         _bars(speed, own, "speed_against_best_peer", "times the real tokens/s of the best peer")
         _bars(memory, own, "memory_against_best_peer", "times its peak memory (less is better)")
+        speed.invert_yaxis()  # the first suite on top; both share the axis
         drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
     return output.getvalue()
 
@@ -134,7 +135,6 @@ def _bars(axes: Axes, records: list[Record], ratio: str, title: str) -> None:
     axes.bar_label(bars, labels=[f"{value:.2f}" for value in values], padding=3, fontsize=8)
     axes.axvline(1, color=DEFAULT, linewidth=1)
     axes.set_xlim(0, 1.18 * max(1.0, *values))
-    axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -328,6 +328,8 @@ def test_a_parameter_is_wide_for_whoever_computes_with_it():
         assert (weight.dtype, weight.shape, weight.T.dtype, len(weight)) == (torch.float32, (2, 3), torch.float32, 2)
         assert (weight @ torch.ones(3)).tolist() == [3, 3]
         assert weight.data.dtype == torch.float32
+        assert torch.zeros(2, 2).addmm_(torch.eye(2), weight[:, :2]).tolist() == [[1, 1]] * 2
+        assert torch.zeros(2, 3).addmm_(torch.eye(2), weight).sum() == 6
         weight.mul_(2)  # what changes a parameter must reach it
         with pytest.raises(RuntimeError, match="address"):
             weight.data_ptr()

@@ -91,8 +91,9 @@ class _Wide(TorchFunctionMode):
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name in _ABOUT_TENSORS or (name.endswith("_") and not name.endswith("__")):
-            return func(*args, **kwargs)  # nothing is computed, or the parameter itself is to change
+        changes_a_parameter = name.endswith("_") and not name.endswith("__") and bool(args) and _is_narrow(args[0])
+        if name in _ABOUT_TENSORS or changes_a_parameter:
+            return func(*args, **kwargs)
         if name == "__get__":
             return _widened(func(*args, **kwargs)) if _is_narrow(args[0]) else func(*args, **kwargs)
         if name == "data_ptr" and _is_narrow(args[0]):
