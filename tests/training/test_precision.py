@@ -28,6 +28,15 @@ def test_the_faster_format_by_a_margin(monkeypatch: pytest.MonkeyPatch, ratio: f
     assert f"computing in {expected}" in sentence
 
 
+@pytest.mark.parametrize("disturbed", [0, 1, 2])
+def test_a_disturbed_try_decides_nothing(monkeypatch: pytest.MonkeyPatch, disturbed: int):
+    tries = {torch.float32: [10.0, 10.0, 10.0], torch.bfloat16: [20.0, 20.0, 20.0]}
+    tries[torch.bfloat16][disturbed] = 9.0
+    speeds = {dtype: iter(found) for dtype, found in tries.items()}
+    monkeypatch.setattr(precision, "_products_per_second", lambda dtype: next(speeds[dtype]))
+    assert precision.choose("auto", CPU)[0] == torch.bfloat16
+
+
 def test_the_probe_measures():
     assert precision._products_per_second(torch.float32) > 1
 

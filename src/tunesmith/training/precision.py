@@ -11,7 +11,8 @@ from tunesmith.model import anatomy, surgery
 
 WORTH = 1.15  # bfloat16 must be at least this many times faster: it costs accuracy
 _PROBE_SIZE = (256, 576, 1536)  # rows, inputs, outputs: a layer of a small model
-_PROBE_SECONDS = 0.025  # for each of the two formats
+_PROBE_SECONDS = 0.025  # for each of the two formats, in each try
+_PROBE_TRIES = 3
 
 
 def choose(wish: Literal["auto", "float32", "bfloat16"], device: torch.device) -> tuple[torch.dtype, str]:
@@ -25,8 +26,10 @@ def choose(wish: Literal["auto", "float32", "bfloat16"], device: torch.device) -
             if supported
             else (torch.float32, "computing in float32: no bfloat16 here")
         )
-    speeds = {dtype: _products_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    ratio = speeds[torch.bfloat16] / speeds[torch.float32]
+    # In turn, and the best of each: other work on the machine disturbs some tries.
+    tries = [(_products_per_second(torch.float32), _products_per_second(torch.bfloat16)) for _ in range(_PROBE_TRIES)]
+    in_float32, in_bfloat16 = map(max, zip(*tries, strict=True))
+    ratio = in_bfloat16 / in_float32
     if ratio >= WORTH:
         return torch.bfloat16, f"computing in bfloat16: measured {ratio:.1f} x as fast as float32 on this processor"
     return torch.float32, f"computing in float32: bfloat16 measured {ratio:.1f} x as fast on this processor"
