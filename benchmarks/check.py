@@ -1,6 +1,7 @@
 """The checks around the timing: without them a speed says nothing, because a broken training is fast.
 
-Before: everyone trains a few rows again and again in float32; losses and gradient norms must be those of the reference.
+Before: everyone trains a few rows again and again in float32 and with as many bits a weight as the reference; losses and
+gradient norms must be those of the reference.
 Then, at the precision that is timed, the first loss must agree, and tunesmith's first gradient; how much is learnt after
 it is recorded. After: the timed runs must have followed one curve, too. A peer whose own rounding takes it elsewhere is
 shown, not refused.
@@ -67,7 +68,8 @@ def before_timing(suite: Suite, names: Sequence[str], folder: Path, how: Checkin
     for name in dict.fromkeys([first, *names]):
         configuration = suite.contestants[name]
         job = replace(launch.job_of(suite, name, folder, sections), order="given")
-        checked.float32[name] = launch.start(configuration, replace(job, precision="float32"), num_threads).measurement
+        plain = replace(job, precision="float32", base_bits=suite.contestants[first].base_bits)
+        checked.float32[name] = launch.start(configuration, plain, num_threads).measurement
         _show(name, "float32", checked.float32[name])
         if how.own_precision and name in names and configuration.precision != "float32":
             checked.own_precision[name] = launch.start(configuration, job, num_threads).measurement

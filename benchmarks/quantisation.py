@@ -25,7 +25,7 @@ from tunesmith.data.prepare import prepare_for_evaluation
 from tunesmith.evaluation import metrics
 from tunesmith.evaluation.difference import compare_losses
 from tunesmith.kernels import eight_bit, four_bit
-from tunesmith.kernels.frozen_linear import RowBlocks, dense
+from tunesmith.kernels.frozen_linear import FewBits, dense
 from tunesmith.measure import Measure
 from tunesmith.model import anatomy, load, trial
 from tunesmith.runs.measure import Scores, score
@@ -44,7 +44,7 @@ class Format:
     """A way to store a weight."""
 
     title: str
-    store: Callable[[Tensor], RowBlocks] | None
+    store: Callable[[Tensor], FewBits] | None
     """None leaves the weights as they are."""
 
 

@@ -45,11 +45,11 @@ class Suite:
     """What learns, by the name of tunesmith's method or preset."""
     learning_rate: float
     start_scale: float = 1.0
-    """What the peer's own start is multiplied by, for everyone."""
+    """What the peer's own start (of P-tuning: the prompt) is multiplied by, for everyone."""
     usual: tuple[str, ...] = ("peft-default", "peft-best", "tunesmith")
     """Who takes part unless others are named."""
-    others: tuple[str, ...] = ()
-    """Who may take part, too."""
+    others: tuple[str, ...] = ("tunesmith-8bit",)
+    """Who may take part, too: other settings, with fewer bits among them."""
     reference: str = "peft-default"
     """Whose losses in float32 all must have: a peer's, unchanged."""
 
@@ -98,6 +98,7 @@ SUITES = _table(
                 "peft-2x4-sorted",
                 "peft-8x1-grouped",
                 "peft-bfloat16",
+                "tunesmith-8bit",
             ),
         ),
         Suite(
@@ -107,6 +108,7 @@ SUITES = _table(
             method="lora",
             learning_rate=2e-4,
             usual=("peft-qlora", "tunesmith-qlora"),
+            others=(),
             reference="peft-qlora",
         ),
         Suite(
@@ -116,6 +118,7 @@ SUITES = _table(
             method="lora",
             learning_rate=2e-4,
             usual=("peft-gpu", "tunesmith-gpu"),
+            others=(),
             reference="peft-gpu",
         ),
         Suite(
@@ -125,14 +128,15 @@ SUITES = _table(
             method="lora",
             learning_rate=1e-3,
             usual=("peft-default", "peft-grouped", "tunesmith"),
-            others=("peft-sorted",),
+            others=("peft-sorted", "tunesmith-8bit"),
         ),
         Suite(
             name="full",
             about="all weights of SmolLM2-135M",
             method="full",
-            learning_rate=1e-4,
+            learning_rate=3e-5,  # at 1e-4 the curves of two contestants in 16 bits are 1 % apart
             usual=("peft-default", "peft-autocast", "tunesmith"),
+            others=(),
         ),
         Suite(
             name="adapter",
@@ -167,7 +171,8 @@ SUITES = _table(
             name="ptuning",
             about="20 virtual tokens made by a network, SmolLM2-135M",
             method="ptuning",
-            learning_rate=1.5e-4,  # at the usual 1e-3 the gradient's norm jumps, and rounding decides by how much
+            learning_rate=3e-5,  # at the usual 1e-3 the gradient's norm jumps, and rounding decides by how much
+            start_scale=30.0,  # as it is the prompt is all but zero, and its norm amplifies every rounding
         ),
         Suite(name="ia3", about="scaled keys, values and inner activations, SmolLM2-135M", method="ia3", learning_rate=5e-3),
     ]

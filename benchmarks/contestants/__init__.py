@@ -121,6 +121,9 @@ CONFIGURATIONS = {
     "tunesmith-qlora": Configuration(
         about="tunesmith --base-bits 4, settings left to itself", module="tunesmith", wish="auto", base_bits=4, pads=False
     ),
+    "tunesmith-8bit": Configuration(
+        about="tunesmith --base-bits 8, settings left to itself", module="tunesmith", wish="auto", base_bits=8, pads=False
+    ),
     "peft-gpu": Configuration(
         about="PEFT + Trainer on a GPU, bfloat16, batch 8", module="peft", wish="bfloat16", variables=ON_GPU
     ),

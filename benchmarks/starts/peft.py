@@ -39,6 +39,8 @@ KINDS: dict[str, Callable[[str], PeftConfig]] = {
     "ia3": lambda task: IA3Config(task_type=task),
 }
 """How PEFT is asked for a method; what is not said is its default."""
+SCALED = {"ptuning": "mlp_head.4."}
+"""Which tensors a suite's scale is for, where a network makes the prompt: those of its last layer."""
 MODELS = {
     "causal": ("CAUSAL_LM", transformers.AutoModelForCausalLM),
     "classification": ("SEQ_CLS", transformers.AutoModelForSequenceClassification),
@@ -58,9 +60,10 @@ def write(suite: Suite, folder: Path) -> None:
     task, kind = MODELS[suite.work.task]
     adapted = get_peft_model(kind.from_pretrained(folder / "float32", dtype=torch.float32), KINDS[suite.method](task))
     with torch.no_grad():
-        for parameter in adapted.parameters():
+        for name, parameter in adapted.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_((suite.start_scale * parameter).bfloat16().float())
+                scale = suite.start_scale if SCALED.get(suite.method, "") in name else 1.0
+                parameter.copy_((scale * parameter).bfloat16().float())
     adapted.save_pretrained(str(place), save_embedding_layers=False)
     if suite.method == "ptuning":
         # PEFT keeps the finished prompt only, and none of the network that makes it while training.

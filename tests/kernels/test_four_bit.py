@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tunesmith.kernels import four_bit
+from tunesmith.kernels import four_bit, spans
 from tunesmith.kernels.four_bit import BLOCK, FourBit
 from tunesmith.kernels.frozen_linear import dense
 
@@ -81,7 +81,7 @@ def test_bits_of_a_number():
 
 
 def test_rows_come_in_order(monkeypatch):
-    monkeypatch.setitem(four_bit._DEQUANTIZED_AT_ONCE, "cpu", 2**18)
+    monkeypatch.setitem(spans._DEQUANTIZED_AT_ONCE, "cpu", 2**18)
     parts = list(four_bit.quantize(weight((1000, 1536))).row_blocks(torch.bfloat16))
     assert [rows.start for rows, _ in parts] == [0, *[rows.stop for rows, _ in parts][:-1]]
     assert parts[-1][0].stop == 1000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tunesmith.kernels import eight_bit, four_bit
-from tunesmith.kernels.frozen_linear import add_input_gradient, add_product, dense, frozen_linear, plain
+from tunesmith.kernels import eight_bit, four_bit, spans
+from tunesmith.kernels.frozen_linear import add_input_gradient, add_products, dense, frozen_linear, plain
 from tunesmith.kernels.lora_linear import Change, Changed, lora_linear
 
 QUANTIZE = {"4 bits": four_bit.quantize, "8 bits": eight_bit.quantize}
@@ -15,7 +15,7 @@ QUANTIZE = {"4 bits": four_bit.quantize, "8 bits": eight_bit.quantize}
 @pytest.fixture(params=QUANTIZE)
 def stored(request, monkeypatch):
     """A weight (200, 40) whose rows come in four parts."""
-    monkeypatch.setitem(four_bit._DEQUANTIZED_AT_ONCE, "cpu", 64 * 40)
+    monkeypatch.setitem(spans._DEQUANTIZED_AT_ONCE, "cpu", 64 * 40)
     return QUANTIZE[request.param](torch.randn(200, 40, generator=torch.Generator().manual_seed(0)))
 
 
@@ -65,7 +65,7 @@ def test_products_are_added_to_what_is_there(stored):
     weight, x, dy = dense(stored), torch.randn(7, 40), torch.randn(7, 200)
     for form in (weight, stored):
         y, dx = torch.ones(7, 200), torch.ones(7, 40)
-        add_product(y, x, form)
+        add_products([y], x, [form])
         add_input_gradient(dx, dy, form)
         torch.testing.assert_close(y, 1 + x @ weight.t(), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(dx, 1 + dy @ weight, rtol=1e-4, atol=1e-4)

@@ -169,13 +169,12 @@ def test_layers_with_one_input_together(bias: bool, parts: tuple[slice, ...], ra
 
 def test_many_parts_cost_one_product_with_the_weight(monkeypatch: pytest.MonkeyPatch):
     """Forward and backward, however many changes there are."""
-    tokens = []
-    for name in ("add_product", "add_input_gradient"):
-        real = getattr(kernel, name)
-        monkeypatch.setattr(kernel, name, lambda y, x, weight, real=real: tokens.append(len(x)) or real(y, x, weight))
+    tokens, add_products, add_input_gradient = [], kernel.add_products, kernel.add_input_gradient
+    monkeypatch.setattr(kernel, "add_products", lambda ys, x, w: tokens.append((len(x), len(ys))) or add_products(ys, x, w))
+    monkeypatch.setattr(kernel, "add_input_gradient", lambda dx, dy, w: tokens.append(len(dy)) or add_input_gradient(dx, dy, w))
     x = _tensors(torch.float64, (6, D_IN))["x"].requires_grad_()
     lora_linear(x, [_layer((D_IN, D_OUT), (3, 2, 0, 1))], PARTS)[0].sum().backward()
-    assert tokens == [6, 6]
+    assert tokens == [(6, 1), 6]
 
 
 def test_an_output_that_nobody_uses_costs_no_correctness():

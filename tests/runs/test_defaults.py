@@ -24,16 +24,16 @@ FACTS = defaults.Facts(
 )
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_base_in_few_bits_is_trained_in_smaller_passes_unless_a_size_is_given(bits):
-    """Who asks for few bits wants memory."""
+@pytest.mark.parametrize(("bits", "smaller"), [(4, True), (8, False)])
+def test_a_base_in_four_bits_is_trained_in_smaller_passes_unless_a_size_is_given(bits, smaller):
+    """Who asks for four bits wants memory; in eight, all is faster in passes of the usual size."""
     open_, given = TrainingSettings(base_bits=bits), TrainingSettings(base_bits=bits, tokens_per_pass=2000)
-    usual, smaller, chosen = (
+    usual, found, chosen = (
         defaults.resolve(settings, LoRA(), FACTS).tokens_per_pass for settings in (TrainingSettings(), open_, given)
     )
     assert usual is not None
-    assert smaller is not None
-    assert smaller < usual
+    assert found is not None
+    assert (found < usual) == smaller
     assert chosen == 2000
 
 

@@ -2,7 +2,7 @@
 
 w[i, j] = scale[i] code[i, j]      code: (d_out, d_in) from -127 to 127, scale: (d_out,)
 
-A number takes 8 + 32/d_in bits.
+A number takes 8 + 32/d_in bits. Inside `rounded.inputs` products with it are of whole numbers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.four_bit import QUANTIZED_AT_ONCE, dequantized_spans, spans
+from tunesmith.kernels import rounded
+from tunesmith.kernels.frozen_linear import FewBits, Input
+from tunesmith.kernels.spans import QUANTIZED_AT_ONCE, dequantized_spans, spans
 
 _STEPS = 127
 
 
 @dataclass(frozen=True)
-class EightBit:
+class EightBit(FewBits):
     """A weight `(d_out, d_in)` in eight bits."""
 
     codes: Tensor
@@ -33,6 +35,19 @@ class EightBit:
         for first, last in dequantized_spans(*self.shape, self.codes.device.type):
             rows = slice(first, last)
             yield rows, self.codes[rows].float().mul_(self.scales[rows, None]).to(dtype)
+
+    def add_product(self, y: Tensor, given: Input) -> None:
+        if rounded.are_inputs():
+            rounded.add_product(y, given.rounded, self.codes, self.scales)
+        else:
+            super().add_product(y, given)
+
+    def add_input_gradient(self, dx: Tensor, dy: Tensor) -> None:
+        if rounded.are_inputs():
+            # A row's scale goes to the gradient of its output: what is summed must be whole numbers alone.
+            rounded.add_transposed_product(dx, rounded.rows(dy, self.scales), self.codes)
+        else:
+            super().add_input_gradient(dx, dy)
 
 
 def quantize(weight: Tensor) -> EightBit:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.by_device import by_device
+from tunesmith.kernels.frozen_linear import FewBits
+from tunesmith.kernels.spans import BLOCK, QUANTIZED_AT_ONCE, dequantized_spans
 
-BLOCK = 64
-"""Numbers that share a scale."""
 GROUP = 256
 """Scales that share a scale of their own."""
 Levels = Literal["nf4", "fp4", "int4"]
@@ -39,13 +39,10 @@ _LEVELS: dict[str, tuple[float, ...]] = {
     "int4": (*(step / 7 for step in range(-7, 8)), 1.0),
 }
 _CELLS = 1024  # of [-1, 1], so narrow that no two levels change within neighbouring ones
-QUANTIZED_AT_ONCE = 2**18
-"""Numbers; 1 MB of float32."""
-_DEQUANTIZED_AT_ONCE = {"cpu": 2**23, "cuda": 2**24}  # numbers; a product with a part of the rows is slower for being cut
 
 
 @dataclass(frozen=True)
-class FourBit:
+class FourBit(FewBits):
     """A weight `(d_out, d_in)` in four bits."""
 
     codes: Tensor
@@ -105,18 +102,6 @@ def quantize(weight: Tensor, levels: Levels = "nf4") -> FourBit:
     scale_codes = torch.bucketize(scaled, _middles(fine_levels(device)), out_int32=True)
     scale_codes = scale_codes.view(-1)[:num_blocks].to(torch.uint8)
     return FourBit(codes.view(-1), scale_codes, group_scales, mean, (d_out, d_in), levels)
-
-
-def dequantized_spans(d_out: int, d_in: int, device_type: str) -> Iterator[tuple[int, int]]:
-    """(first, last) of groups of rows that are worth dequantising at once."""
-    return spans(d_out, d_in, _DEQUANTIZED_AT_ONCE.get(device_type, _DEQUANTIZED_AT_ONCE["cpu"]))
-
-
-def spans(d_out: int, d_in: int, num_numbers: int) -> Iterator[tuple[int, int]]:
-    """(first, last) of groups of rows of about so many numbers; every group begins with a block."""
-    step = max(BLOCK, num_numbers // d_in // BLOCK * BLOCK)
-    for first in range(0, d_out, step):
-        yield first, min(first + step, d_out)
 
 
 def _scaled(blocks: Tensor) -> tuple[Tensor, Tensor]:

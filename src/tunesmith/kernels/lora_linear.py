@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.by_device import by_device
-from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_product, in_autocast
+from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_products, in_autocast
 
 ALL_TOKENS = (slice(None),)
 """One part that holds every token."""
@@ -86,8 +86,7 @@ def products(x: Tensor, readers: Readers) -> tuple[list[Tensor], list[Kept]]:
     biases = [layer.bias for layer in readers.layers]
     # The small products come first: added to an output that is already rounded to 16 bits, most of them would be lost.
     kept = [write_changes(x[part], [y[part] for y in outputs], changes, biases) for part, changes in readers.by_part]
-    for layer, y in zip(readers.layers, outputs, strict=True):
-        add_product(y, x, layer.weight)
+    add_products(outputs, x, [layer.weight for layer in readers.layers])
     return outputs, kept
 
 

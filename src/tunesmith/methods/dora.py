@@ -28,7 +28,7 @@ from tunesmith.interchange import (
     low_rank_settings,
     module_tensors,
 )
-from tunesmith.kernels.frozen_linear import add_product, row_squares
+from tunesmith.kernels.frozen_linear import add_products, row_squares
 from tunesmith.method import Method
 from tunesmith.model import anatomy, low_rank, surgery, weights
 
@@ -52,7 +52,7 @@ class DoRALinear(low_rank.LoRALinear):
     def lengths(self) -> Tensor:
         """The length of every row of the changed weight, `(d_out,)`."""
         projected = self.a.new_zeros(len(self.a), len(self.b))
-        add_product(projected, self.a, weights.frozen(self.base))
+        add_products([projected], self.a, [weights.frozen(self.base)])
         changed = self.b @ (self.a @ self.a.t())
         cross = (self.b * projected.t()).sum(1)
         squares = self._squares() + 2 * self.scale * cross + self.scale**2 * (changed * self.b).sum(1)

@@ -19,9 +19,7 @@ SMALL_MODEL = 200_000_000  # parameters; below it every method takes its higher 
 _ROWS_PER_STEP = {"chat": 8, "text": 8, "classification": 32, "seq2seq": 16}
 _TOKENS_PER_PASS = {"cpu": 1024, "cuda": 16384}
 _MIN_TOKENS_PER_PASS = 512  # of each of several processes; below it the products of matrices are slower
-_SHARE_IN_FEW_BITS = (
-    0.75  # of these tokens: memory is what few bits are for, and every pass makes all weights whole (docs/log.md)
-)
+_SHARE_IN_FOUR_BITS = 0.75  # of these tokens: memory is what four bits are for (docs/log.md)
 _MAX_WORKER_GRADIENTS = 256 * 2**20  # bytes; every process has gradients of its own
 _MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
 _EPOCHS = {"chat": 2.0, "text": 2.0, "classification": 2.0, "seq2seq": 3.0}
@@ -55,7 +53,7 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
         epochs=settings.epochs or (settings.steps / steps_per_epoch if settings.steps else float(round(wanted))),
         rows_per_step=rows_per_step,
         tokens_per_pass=settings.tokens_per_pass
-        or (at_once if settings.base_bits == 16 else round(at_once * _SHARE_IN_FEW_BITS)),
+        or (round(at_once * _SHARE_IN_FOUR_BITS) if settings.base_bits == 4 else at_once),
         workers=workers,
         learning_rate=settings.learning_rate or (method.learning_rate_small if small else method.learning_rate),
     )

@@ -18,7 +18,7 @@ from tunesmith.data.pack import num_shared
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import SettingsError
-from tunesmith.kernels import by_device
+from tunesmith.kernels import by_device, rounded
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows, trial
 from tunesmith.model.source import Source
@@ -137,6 +137,9 @@ class Session:
             tell(f"computing without tunesmith's own kernels, which is slower: {missing}")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
+            with workers.threads(1 if (training.workers or 1) > 1 else torch.get_num_threads()):
+                if training.base_bits == 8 and rounded.pay(self.device.type):
+                    self.watch.say("while training, what these weights multiply is rounded to 8 bits, too: faster here")
         if reason:
             self.watch.say(f"rows are padded, not packed: {reason}")
         self.take_base(self.forward, self.dtype)

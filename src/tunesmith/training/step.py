@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import rounded
 from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
@@ -75,8 +76,10 @@ class Learner:
 
     def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> Tensor:
         """The part of some passes in the mean loss over `num_targets`, a float64 scalar, and in its gradients."""
-        total = torch.zeros((), dtype=torch.float64, device=anatomy.device_of(self.forward.model))
-        with virtual_tokens.made_once(self.forward.model, passes[0].batch.beginning if passes else None):
+        device = anatomy.device_of(self.forward.model)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        beginning = passes[0].batch.beginning if passes else None
+        with rounded.inputs(rounded.pay(device.type)), virtual_tokens.made_once(self.forward.model, beginning):
             for batch, seed in passes:
                 if batch.num_targets == 0:
                     continue
@@ -156,7 +159,7 @@ def accumulate_together(together: Together, passes: Sequence[Mapping[int, Batch]
         teaching = {number: batch for number, batch in batches.items() if batch.num_targets}
         if not teaching:
             continue
-        with together.scope(teaching):
+        with rounded.inputs(rounded.pay(device.type)), together.scope(teaching):
             losses = {number: loss / num_targets[number] for number, loss in together.losses(teaching).items()}
             torch.stack(list(losses.values())).sum().backward()
         for number, loss in losses.items():
