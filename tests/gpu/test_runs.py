@@ -16,9 +16,9 @@ from tunesmith.data.pack import pack
 from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
 from tunesmith.reports.result import RunResult
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.loop import Loop, State
 from tunesmith.training.precision import store_rest
-from tunesmith.training.step import Learner, Pass
 
 pytestmark = pytest.mark.gpu
 

@@ -25,8 +25,8 @@ from tunesmith.kernels import by_device, four_bit
 from tunesmith.kernels.cpu import compiled
 from tunesmith.methods.lora import LoRA
 from tunesmith.model import quantize, trial
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Learner, Pass
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6}
 """Of the largest number; in 16 bits two forms round at different places, and the interpreter cuts bits off instead."""

@@ -21,7 +21,7 @@ from tunesmith.method import Method
 from tunesmith.methods.lora import LoRA
 from tunesmith.methods.prefix import PrefixTuning
 from tunesmith.methods.prompt import Prompt
-from tunesmith.training.step import Learner, Pass
+from tunesmith.training.gradients import Learner, Pass
 
 LENGTHS = [5, 1, 9, 2]
 RULES = {

@@ -21,8 +21,8 @@ from tunesmith.model import forward as forward_module
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
 from tunesmith.model.trial import sharing
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Learner, Pass
 
 METHODS = [trained.method_from({"name": name}, name) for name in registry.names("tunesmith.methods")]
 TABLE = tiny_runs.table_that_begins_alike()

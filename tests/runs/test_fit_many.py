@@ -16,7 +16,7 @@ import tunesmith as ts
 from tunesmith.errors import Interrupted, SettingsError
 from tunesmith.methods.bitfit import BitFit
 from tunesmith.runs import fit_many as runs_fit_many
-from tunesmith.training import common_loop
+from tunesmith.training import common_loop, workers
 
 METHODS = [ts.LoRA(rank=4), ts.LoRA(rank=8, alpha=8.0), ts.LoRA(rank=2, scaling="rank-stabilized")]
 RATES = [0.01, 0.003, 0.002]
@@ -59,6 +59,19 @@ def test_each_is_the_run_that_fit_makes_alone(bench, tmp_path, kind):
     assert [run.folder for run in runs] == [tmp_path / "many" / str(number) for number in (1, 2, 3)]
     for number, run in enumerate(runs):
         _assert_same(run, _fit(bench, tmp_path / str(number), number, kind))
+
+
+@pytest.mark.parametrize("kind", ["chats", "reviews"])
+def test_several_processes_find_what_one_finds(bench, tmp_path, kind, monkeypatch):
+    hired, real = [], workers._hire
+    monkeypatch.setattr(workers, "_hire", lambda *given: hired.append(real(*given)) or hired[-1])
+    one, two = (_fit_many(bench, tmp_path / str(n), kind, workers=n, tokens_per_pass=60) for n in (1, 2))
+    assert len(hired) == 1
+    assert hired[0].own_bytes > 0
+    for run, other in zip(one, two, strict=True):
+        assert run.metrics == pytest.approx(other.metrics, rel=1e-4)
+        for name, tensor in _adapter(run).items():
+            torch.testing.assert_close(tensor, _adapter(other)[name], rtol=0, atol=1e-5)
 
 
 def test_each_folder_is_a_run_like_any_other(bench, tmp_path):

@@ -21,9 +21,10 @@ from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward
 from tunesmith.model.trial import sharing
 from tunesmith.training import loop as loop_module
+from tunesmith.training.gradients import Learner
 from tunesmith.training.log import FILE_NAME, MetricsLog
 from tunesmith.training.loop import Evaluation, Loop, Plan, State
-from tunesmith.training.step import Learner, take_step
+from tunesmith.training.step import take_step
 
 SHORT = replace(PLAN, num_steps=4)
 

@@ -20,9 +20,9 @@ from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import PackedForward
 from tunesmith.training import profile
+from tunesmith.training.gradients import Learner
 from tunesmith.training.loop import batches_of
 from tunesmith.training.profile import NUM_STEPS, WARM_UP, StepCounter, StepTimer
-from tunesmith.training.step import Learner
 
 
 def _timed(folder: Path, num_steps: int) -> StepTimer:

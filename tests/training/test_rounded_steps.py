@@ -16,8 +16,8 @@ from tunesmith.methods.lora import LoRA
 from tunesmith.methods.prompt import Prompt
 from tunesmith.model import quantize
 from tunesmith.model.forward import PackedForward
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Learner, Pass
 
 METHODS = [LoRA(rank=2), IA3(), Prompt(num_tokens=3)]
 

@@ -25,8 +25,9 @@ from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
 from tunesmith.model.once_a_step import Made
 from tunesmith.strategy import Strategy
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Learner, Pass, Update, take_step
+from tunesmith.training.step import Update, take_step
 
 
 def _cut(table: TokenTable, rows_per_pass: int) -> list[Batch]:

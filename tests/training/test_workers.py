@@ -24,9 +24,10 @@ from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
+from tunesmith.training.gradients import Learner, Pass, shares
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Learner, Pass, Update, take_step
-from tunesmith.training.workers import Crew, are_possible, hired, shares
+from tunesmith.training.step import Update, take_step
+from tunesmith.training.workers import are_possible, hired
 
 pytestmark = pytest.mark.skipif(not are_possible(torch.device("cpu")), reason="needs a system that forks")
 
@@ -46,11 +47,11 @@ def _gradients(learner: Learner) -> Tensor:
 
 
 def _found(num_processes: int, learner: Learner) -> tuple[float, Tensor]:
-    with hired(num_processes, learner) as crew:
-        assert crew.num_processes == num_processes
-        crew.accumulate(_passes())  # a second step must not see the gradients of the first
-        crew.optimizer.forget()
-        return crew.accumulate(_passes()).item(), _gradients(crew)
+    with hired(num_processes, learner):
+        assert learner.num_processes == num_processes
+        learner.accumulate(_passes())  # a second step must not see the gradients of the first
+        learner.optimizer.forget()
+        return learner.accumulate(_passes()).item(), _gradients(learner)
 
 
 @pytest.mark.parametrize("num_processes", [2, 3, 11])  # the last has more processes than passes
@@ -79,10 +80,10 @@ def test_workers_see_what_has_been_learnt():
     states = []
     for num_processes in (1, 2):
         learner = _learner()
-        with hired(num_processes, learner) as crew:
+        with hired(num_processes, learner):
             batches = [batch for batch, _ in _passes(2)]
             for _ in range(3):
-                take_step(crew, batches, Update(0.05, 1.0, [0] * len(batches)))
+                take_step(learner, batches, Update(0.05, 1.0, [0] * len(batches)))
         states.append(torch.cat([value.flatten() for value in learner.optimizer.trained().values()]))
     assert (states[0] - states[1]).abs().max() <= 1e-5
     assert (states[0] - torch.cat([v.flatten() for v in _learner().optimizer.trained().values()])).abs().max() > 0.05
@@ -94,9 +95,9 @@ def test_what_is_stored_in_fewer_bits_is_shared_too():
         model = tiny_models.build("llama", "causal")
         stored = dict.fromkeys((name for name, _ in model.named_parameters()), torch.bfloat16)
         learner = Learner(PackedForward(model), FlatAdamW(model.named_parameters(), 0.0, stored))
-        with hired(num_processes, learner) as crew:
+        with hired(num_processes, learner):
             batches = [batch for batch, _ in _passes(4)]
-            results = [take_step(crew, batches, Update(0.05, 1.0, [0] * len(batches))) for _ in range(3)]
+            results = [take_step(learner, batches, Update(0.05, 1.0, [0] * len(batches))) for _ in range(3)]
         learners.append(results)
     for one, other in zip(*learners, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-2)
@@ -144,50 +145,56 @@ def _bad(factor: float | None) -> Learner:
 def test_a_bad_number_in_a_worker_never_reaches_the_weights():
     learner = _bad(float("nan"))
     before = {name: value.clone() for name, value in learner.optimizer.trained().items()}
-    with hired(2, learner) as crew:
+    with hired(2, learner):
         batches = [batch for batch, _ in _passes()]
-        result = take_step(crew, batches, Update(0.05, 1.0, [0] * len(batches)))
+        result = take_step(learner, batches, Update(0.05, 1.0, [0] * len(batches)))
     assert not result.is_finite
     assert tiny_runs.same(learner.optimizer.trained(), before)
     assert _gradients(learner).abs().max() == 0
 
 
 def test_the_reason_of_a_worker_that_fails_is_told():
-    with hired(2, _bad(None)) as crew, pytest.raises(WorkerLost, match="MemoryError: not enough memory.*--workers 1"):
-        crew.accumulate(_passes())
+    learner = _bad(None)
+    with hired(2, learner), pytest.raises(WorkerLost, match="MemoryError: not enough memory.*--workers 1"):
+        learner.accumulate(_passes())
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before it is asked", "before it answers"])
 def test_a_worker_that_is_killed_is_told_of(early: bool):
-    with hired(2, _learner()) as crew:
-        assert isinstance(crew, Crew)
-        pid = crew.workers[0].pid
+    learner = _learner()
+    with hired(2, learner):
+        pid = _pids(learner)[0]
         if early:
             os.kill(pid, signal.SIGKILL)
             _wait_until_dead(pid)
         else:
             os.kill(pid, signal.SIGSTOP)
-            crew.workers[0].ask(_passes(), 1)
+            learner.helpers[0].ask(_passes(), 1)
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(WorkerLost, match=f"{pid} was ended from outside.*tunesmith resume"):
-            crew.accumulate(_passes())
+            learner.accumulate(_passes())
+
+
+def _pids(learner: Learner) -> list[int]:
+    return [helper.pid for helper in learner.helpers]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_workers_leave_signals_to_the_process_that_trains():
-    with hired(2, _learner()) as crew:
-        assert isinstance(crew, Crew)
-        crew.accumulate(_passes())
+    learner = _learner()
+    with hired(2, learner):
+        learner.accumulate(_passes())
         for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(crew.workers[0].pid, number)
-        assert crew.accumulate(_passes()) > 0
+            os.kill(_pids(learner)[0], number)
+        assert learner.accumulate(_passes()) > 0
 
 
 def test_workers_end_with_the_block_even_when_it_fails():
-    with contextlib.suppress(KeyError), hired(3, _learner()) as crew:
-        assert isinstance(crew, Crew)
-        pids = [worker.pid for worker in crew.workers]
+    learner = _learner()
+    with contextlib.suppress(KeyError), hired(3, learner):
+        pids = _pids(learner)
         raise KeyError
     assert len(pids) == 2
+    assert learner.num_processes == 1
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
 
 
@@ -205,10 +212,10 @@ def _forked_trainer() -> Iterator[tuple[int, int]]:
     reading, writing = os.pipe()
     trainer = os.fork()
     if trainer == 0:
-        with hired(2, _learner()) as crew:
-            assert isinstance(crew, Crew)
-            crew.accumulate(_passes())
-            os.write(writing, f"{crew.workers[0].pid}".encode())
+        learner = _learner()
+        with hired(2, learner):
+            learner.accumulate(_passes())
+            os.write(writing, f"{_pids(learner)[0]}".encode())
             time.sleep(60)
         os._exit(0)
     try:
@@ -242,15 +249,15 @@ def test_a_worker_drops_the_moments_that_a_checkpoint_brought(monkeypatch: pytes
         return accumulate(self, *inputs) * 0 + moments  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Learner, "accumulate_share", count)
-    with hired(2, learner) as crew:
-        assert crew.accumulate(_passes()).item() == len(learner.optimizer.sizes), "of this process alone"
+    with hired(2, learner):
+        assert learner.accumulate(_passes()).item() == len(learner.optimizer.sizes), "of this process alone"
 
 
 def test_shares_are_even_and_complete():
     batches = [
         Batch(input_ids=torch.zeros(n, dtype=torch.long), lengths=[n], targets=torch.zeros(1)) for n in (9, 1, 5, 4, 2, 8)
     ]
-    found = shares([Pass(batch, 0) for batch in batches], 2)
+    found = shares([Pass(batch, 0) for batch in batches], [len(batch.input_ids) for batch in batches], 2)
     lengths = [[len(batch.input_ids) for batch, _ in share] for share in found]
     assert sorted(n for share in lengths for n in share) == [1, 2, 4, 5, 8, 9]
     assert abs(sum(lengths[0]) - sum(lengths[1])) <= 1

@@ -31,11 +31,7 @@ def passes(
     lengths = table.lengths[rows] - num_shared
     if num_shared:
         tokens_per_pass = max(tokens_per_pass - num_shared, int(lengths.max()))  # as large as the largest, if they must be
-    return [
-        np.sort(rows[share[group]])
-        for share in even_groups(lengths, num_processes)
-        for group in _few_groups(lengths[share], tokens_per_pass)
-    ]
+    return [np.sort(rows[group]) for group in _groups(lengths, tokens_per_pass, num_processes)]
 
 
 def even_groups(lengths: NDArray[np.int64], num_groups: int) -> list[NDArray[np.int64]]:
@@ -50,7 +46,7 @@ def even_groups(lengths: NDArray[np.int64], num_groups: int) -> list[NDArray[np.
 
 
 def common_passes(
-    table: TokenTable, rows_of_each: Sequence[NDArray[np.int64]], tokens_per_pass: int
+    table: TokenTable, rows_of_each: Sequence[NDArray[np.int64]], tokens_per_pass: int, num_processes: int = 1
 ) -> list[dict[int, NDArray[np.int64]]]:
     """The rows of several learners, grouped as by `passes` but all together: for each group the rows of every learner in it.
 
@@ -58,8 +54,15 @@ def common_passes(
     """
     rows = np.concatenate(rows_of_each)
     owners = np.repeat(np.arange(len(rows_of_each)), [len(own) for own in rows_of_each])
-    groups = _few_groups(table.lengths[rows], tokens_per_pass)
+    groups = _groups(table.lengths[rows], tokens_per_pass, num_processes)
     return [{int(o): np.sort(rows[group][owners[group] == o]) for o in np.unique(owners[group])} for group in groups]
+
+
+def _groups(lengths: NDArray[np.int64], tokens_per_pass: int, num_processes: int) -> list[NDArray[np.int64]]:
+    """Which of the lengths go together: even shares for the processes, and of each as few passes as can be."""
+    return [
+        share[group] for share in even_groups(lengths, num_processes) for group in _few_groups(lengths[share], tokens_per_pass)
+    ]
 
 
 def _few_groups(lengths: NDArray[np.int64], tokens_per_pass: int) -> list[NDArray[np.int64]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +35,10 @@ class Batch:
     num_real_tokens: int = 0
     """Tokens of the rows as the data has them; the last one of a row predicts nothing and is left out of the stream."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Sent to another process as plain bytes: tensors would go through a file each."""
+        return _from_arrays, ({n: v.cpu().numpy() if isinstance(v, Tensor) else v for n, v in vars(self).items()},)
+
     @property
     def num_targets(self) -> int:
         """How many predictions count in the loss."""
@@ -58,6 +64,12 @@ class Batch:
         """The same batch on another device."""
         tensors = {n: v.to(device, non_blocking=True) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return Batch(**{**vars(self), **tensors})
+
+
+def _from_arrays(contents: dict[str, Any]) -> Batch:
+    """The batch of its fields, with an array in the place of each tensor."""
+    tensors = {n: torch.from_numpy(v) for n, v in contents.items() if isinstance(v, np.ndarray)}
+    return Batch(**{**contents, **tensors})
 
 
 def join(batches: Sequence[Batch]) -> Batch:

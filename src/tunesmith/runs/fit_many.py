@@ -25,7 +25,7 @@ from tunesmith.training import memory
 from tunesmith.training.common_loop import CommonLoop
 from tunesmith.watch import Progress, Watch
 
-_COMMON = ("tokens_per_pass", "precision", "base_bits", "threads", "fast_paths")
+_COMMON = ("tokens_per_pass", "precision", "base_bits", "threads", "workers", "fast_paths")
 """Training settings that decide how the one base model computes."""
 
 
@@ -50,7 +50,6 @@ def fit_many(chosen: Sequence[FitSettings], watch: Watch) -> list[RunResult]:
     """
     began = Began()
     _require_one_base(chosen)
-    chosen = [_in_one_process(own) for own in chosen]
     places = [Place(Path(own.out or "")) for own in chosen]
     for place in places:
         place.require_new()
@@ -159,14 +158,8 @@ def _require_one_base(chosen: Sequence[FitSettings]) -> None:
             )
     if any(own.training.model_dropout == "on" for own in chosen):
         raise SettingsError("Models that are trained together have no dropout: leave model_dropout 'off', or use fit.")
-    if any((own.training.workers or 1) > 1 for own in chosen):
-        raise SettingsError("Models that are trained together share one process: leave workers out, or use fit.")
     if len({own.out for own in chosen}) < len(chosen):
         raise SettingsError("Two of the runs have the same folder; each needs its own.")
-
-
-def _in_one_process(chosen: FitSettings) -> FitSettings:
-    return dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, workers=1))
 
 
 def _common(chosen: FitSettings) -> dict[str, object]:

@@ -13,10 +13,9 @@ from tunesmith.data.pack import pack
 from tunesmith.model import anatomy
 from tunesmith.runs.session import Session
 from tunesmith.training import memory
+from tunesmith.training.gradients import Learner, Pass, threads
 from tunesmith.training.loop import Plan, batches_of, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
-from tunesmith.training.step import Learner, Pass
-from tunesmith.training.workers import threads
 
 MAX_TRIALS = 3
 TRIAL_SECONDS = 0.5  # no further trial when they have taken as long

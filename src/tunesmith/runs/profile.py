@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from tunesmith.data.order import Order
 from tunesmith.reports.result import StepPart, StepProfile
+from tunesmith.training.gradients import Learner
 from tunesmith.training.laps import unmeasured
 from tunesmith.training.loop import Plan, batches_of, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.profile import PARTS, StepCounter, StepTimer
-from tunesmith.training.step import Learner
 
 if TYPE_CHECKING:
     from tunesmith.runs.session import Session

@@ -26,7 +26,7 @@ from tunesmith.quantity import format_count
 from tunesmith.runs import defaults, machine, requirements
 from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
-from tunesmith.training import memory, precision, workers
+from tunesmith.training import gradients, memory, precision, workers
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.watch import Progress, Watch
 
@@ -137,7 +137,7 @@ class Session:
             tell(f"computing without tunesmith's own kernels, which is slower: {missing}")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
-            with workers.threads(1 if (training.workers or 1) > 1 else torch.get_num_threads()):
+            with gradients.threads(1 if (training.workers or 1) > 1 else torch.get_num_threads()):
                 if training.base_bits == 8 and rounded.pay(self.device.type):
                     self.watch.say("while training, what these weights multiply is rounded to 8 bits, too: faster here")
         if reason:

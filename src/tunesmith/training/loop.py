@@ -23,11 +23,12 @@ from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.strategy import Strategy
 from tunesmith.training import memory, workers
+from tunesmith.training.gradients import Learner
 from tunesmith.training.laps import Measuring, unmeasured
 from tunesmith.training.log import MetricsLog
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.schedule import Schedule
-from tunesmith.training.step import Learner, StepResult, Update, take_step
+from tunesmith.training.step import StepResult, Update, take_step
 from tunesmith.watch import Progress, Watch
 
 MAX_BAD_STEPS = 3  # in a row, whose loss or gradient is not finite
@@ -135,7 +136,7 @@ class Loop:
         """
         self.begin()
         enter_training_mode(self.forward.model, self.plan)  # before there are workers, which keep the model as it is
-        with workers.hired(self.plan.num_processes, self.learner) as self.learner:
+        with workers.hired(self.plan.num_processes, self.learner):
             while self.goes_on():
                 self._take_one()
         return self.state

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 from tunesmith.kernels import by_device
 from tunesmith.model import anatomy
 from tunesmith.model.batch import Batch
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.laps import UNMEASURED, Laps, Part
-from tunesmith.training.step import Learner, Pass
 
 PARTS: tuple[Part, ...] = get_args(Part)
 WARM_UP = 2  # steps whose time is not typical yet

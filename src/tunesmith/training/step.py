@@ -1,12 +1,10 @@
 """One optimizer step: some rows, in as many passes as memory asks for, one update.
 
-The loss is the mean over all targets of the step, however its rows are cut into passes, so that 1 x 8, 2 x 4 and
-8 x 1 rows x passes give the same gradients. A GPU works through all passes without being waited for: losses stay where
-they are computed, and loss and gradient norm are read together, once a step.
+A GPU works through all passes without being waited for: losses stay where they are computed, and loss and gradient norm are
+read together, once a step.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,12 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tunesmith.kernels import rounded
-from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
-from tunesmith.model.forward import Forward
-from tunesmith.model.many import Together
 from tunesmith.strategy import Strategy
+from tunesmith.training.gradients import CommonLearner, CommonPass, Learner, Pass
 from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.optimizer import FlatAdamW
 
@@ -40,60 +35,6 @@ class StepResult:
     def is_finite(self) -> bool:
         """Whether loss and gradient are numbers; if not, the weights were left alone."""
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
-
-
-class Pass(NamedTuple):
-    """What is computed at once."""
-
-    batch: Batch
-    seed: int
-    """Of its random numbers (dropout)."""
-
-
-@dataclass
-class Learner:
-    """A model and the optimizer of what learns in it."""
-
-    forward: Forward
-    optimizer: FlatAdamW
-
-    @property
-    def num_processes(self) -> int:
-        """How many compute passes at the same time."""
-        return 1
-
-    @property
-    def worker_bytes(self) -> int:
-        """The most memory that other processes held for it, besides what they share with this one."""
-        return 0
-
-    def accumulate(self, passes: Sequence[Pass], laps: Laps = UNMEASURED) -> Tensor:
-        """Add up the gradients of the mean loss over all passes' targets; returns that loss, a float64 scalar.
-
-        `laps` hears where a part ends.
-        """
-        return self.accumulate_share(passes, sum(batch.num_targets for batch, _ in passes), laps)
-
-    def accumulate_share(self, passes: Sequence[Pass], num_targets: int, laps: Laps = UNMEASURED) -> Tensor:
-        """The part of some passes in the mean loss over `num_targets`, a float64 scalar, and in its gradients."""
-        device = anatomy.device_of(self.forward.model)
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        beginning = passes[0].batch.beginning if passes else None
-        with rounded.inputs(rounded.pay(device.type)), virtual_tokens.made_once(self.forward.model, beginning):
-            for batch, seed in passes:
-                if batch.num_targets == 0:
-                    continue
-                torch.manual_seed(seed)
-                with self.forward.scope(batch):
-                    loss = self.forward.loss(batch) / num_targets
-                    laps.end("head")
-                    loss.backward()
-                    laps.end("backward")
-                self.optimizer.collect()
-                total += loss.detach()
-                laps.end("optimizer")
-        self.optimizer.collect()
-        return total
 
 
 @dataclass(frozen=True)
@@ -132,39 +73,16 @@ def take_step(
 
 
 def take_common_step(
-    together: Together,
-    passes: Sequence[Mapping[int, Batch]],
-    optimizers: Mapping[int, FlatAdamW],
-    updates: Mapping[int, Update],
+    learner: CommonLearner, passes: Sequence[CommonPass], updates: Mapping[int, Update]
 ) -> dict[int, StepResult]:
     """Let several adapters, by their numbers, learn once each, exactly as by `take_step` on their own batches."""
-    losses = accumulate_together(together, passes)
-    for optimizer in optimizers.values():
-        optimizer.collect()
+    losses = learner.accumulate(passes)
+    optimizers = {number: learner.by_number[number] for number in updates}
     results = {}
-    for number, measured in _read(losses, optimizers).items():
+    for number, measured in _read({number: losses[number] for number in updates}, optimizers).items():
         own = [batches[number] for batches in passes if number in batches]
         results[number] = move(optimizers[number], measured, own, updates[number])
     return results
-
-
-def accumulate_together(together: Together, passes: Sequence[Mapping[int, Batch]]) -> dict[int, Tensor]:
-    """Add up the gradients of each adapter's mean loss over its own targets; returns these losses, float64 scalars."""
-    num_targets: Counter[int] = Counter()
-    for batches in passes:
-        num_targets.update({number: batch.num_targets for number, batch in batches.items()})
-    device = anatomy.device_of(together.whole.model)
-    totals = {number: torch.zeros((), dtype=torch.float64, device=device) for number in num_targets}
-    for batches in passes:
-        teaching = {number: batch for number, batch in batches.items() if batch.num_targets}
-        if not teaching:
-            continue
-        with rounded.inputs(rounded.pay(device.type)), together.scope(teaching):
-            losses = {number: loss / num_targets[number] for number, loss in together.losses(teaching).items()}
-            torch.stack(list(losses.values())).sum().backward()
-        for number, loss in losses.items():
-            totals[number] += loss.detach()
-    return totals
 
 
 class Measured(NamedTuple):
