@@ -8,7 +8,7 @@ from typing import Literal
 
 from benchmarks.job import Measurement
 
-Compare = Literal["curves", "rounded curves", "first step", "first loss", "nothing"]
+Compare = Literal["curves", "rounded curves", "losses", "first step", "first loss", "nothing"]
 
 LOSS_TOLERANCE = 0.01
 ROUNDED_LOSS_TOLERANCE = LOSS_TOLERANCE + 2**-8
@@ -42,8 +42,9 @@ def problems(name: str, found: Measurement, reference: Measurement, compare: Com
         reference: That of the reference on the same rows.
         compare: How far the curves must agree; `nothing` where the steps hold other rows. `rounded curves` are computed in 16
             bit: gradient norms differ in units of the largest, because AdamW's first update is as long for a gradient that
-            is nothing but rounding as for any other, so that small norms afterwards say little. `first loss` is for a peer in a
-            number format of its own choice, whose gradients it may round as it likes.
+            is nothing but rounding as for any other, so that small norms afterwards say little. `losses` are curves over weights
+            in fewer bits than the reference's: another model, whose gradients are others. `first loss` is for a peer in a number
+            format of its own choice, whose gradients it may round as it likes.
     """
     wrong = []
     if not found.gradient_norms or not all(math.isfinite(norm) and norm > 0 for norm in found.gradient_norms):
@@ -60,7 +61,7 @@ def problems(name: str, found: Measurement, reference: Measurement, compare: Com
     largest = max(reference.gradient_norms, default=0.0) if compare == "rounded curves" else None
     losses = ("losses", found.losses[:end], reference.losses[:end], None, ROUNDED_LOSS_TOLERANCE if end else LOSS_TOLERANCE)
     norms = ("gradient norms", found.gradient_norms[:end], reference.gradient_norms[:end], largest, GRADIENT_TOLERANCE)
-    for what, ours, theirs, unit, tolerance in (losses,) if compare == "first loss" else (losses, norms):
+    for what, ours, theirs, unit, tolerance in (losses,) if compare in ("first loss", "losses") else (losses, norms):
         gap = largest_gap(ours, theirs, unit)
         if gap > tolerance:
             wrong.append(f"{name}: the {what} are off by {gap:.2%}, allowed are {tolerance:.2%}: {ours} against {theirs}.")

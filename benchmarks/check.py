@@ -4,7 +4,7 @@ Before: everyone trains a few rows again and again in float32 and with as many b
 gradient norms must be those of the reference.
 Then, at the precision that is timed, the first loss must agree, and tunesmith's first gradient; how much is learnt after
 it is recorded. After: the timed runs must have followed one curve, too. A peer whose own rounding takes it elsewhere is
-shown, not refused.
+shown, not refused. Over weights in fewer bits than the reference's the losses must agree, and not the gradients.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def before_timing(suite: Suite, names: Sequence[str], folder: Path, how: Checkin
     for name, found in checked.float32.items():
         checked.problems += agreement.problems(f"{name} in float32", found, reference, "curves")
     for name, found in checked.own_precision.items():
-        is_ours = suite.contestants[name].module == "tunesmith"
-        checked.problems += agreement.problems(name, found, reference, "first step" if is_ours else "first loss")
+        gradient_too = _is_ours(suite, name) and not _has_fewer_bits(suite, name)
+        checked.problems += agreement.problems(name, found, reference, "first step" if gradient_too else "first loss")
     return checked
 
 
@@ -109,10 +109,20 @@ def _reference(suite: Suite, measurements: dict[str, list[Measurement]]) -> Meas
 
 
 def _comparison(suite: Suite, name: str) -> agreement.Compare:
-    configuration = suite.contestants[name]
-    if configuration.order == "grouped":
+    if suite.contestants[name].order == "grouped":
         return "nothing"
-    return "rounded curves" if configuration.module == "tunesmith" else "first loss"
+    if not _is_ours(suite, name):
+        return "first loss"
+    return "losses" if _has_fewer_bits(suite, name) else "rounded curves"
+
+
+def _is_ours(suite: Suite, name: str) -> bool:
+    return suite.contestants[name].module == "tunesmith"
+
+
+def _has_fewer_bits(suite: Suite, name: str) -> bool:
+    """Whether the weights that a contestant computes with are rounded further than the reference's."""
+    return suite.contestants[name].base_bits < suite.contestants[suite.reference].base_bits
 
 
 def _show(name: str, precision: str, found: Measurement) -> None:

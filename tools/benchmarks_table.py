@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "benchmarks.svg"
 SECTION = Section("measured")
-OURS, DEFAULT = "#0072b2", "#999999"
-"""Blue of Okabe and Ito, and grey."""
+OURS, IN_EIGHT_BITS, PEER = "#0072b2", "#56b4e9", "#999999"
+"""Two blues of Okabe and Ito, and grey."""
+EIGHT_BITS = "tunesmith-8bit"
 _WORTH_SAYING = 0.1
 """From here on a peer's rounding is told of; ours would have been refused (`benchmarks.agreement`)."""
 Record = dict[str, Any]
@@ -112,38 +113,54 @@ def _ours(record: Record) -> Record:
 
 
 def figure(records: list[Record]) -> str:
-    """An SVG of tunesmith's speed and memory against the best peer's, a bar for each suite of the newest machine."""
+    """An SVG of tunesmith's speed and memory against the best peer's, for the newest result of each suite of the newest machine."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    own, output = [record for record in records if record["machine"] == records[0]["machine"]], io.StringIO()
+    own = [record for record in records if record["machine"] == records[0]["machine"]]
+    own = list({record["suite"]: record for record in reversed(own)}.values())[::-1]
+    output = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": FIGURE, "font.size": 9, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(7.0, 1.1 + 0.32 * len(own)), layout="constrained")
+        drawing = Figure(figsize=(7.0, 1.1 + 0.5 * len(own)), layout="constrained")
         FigureCanvasSVG(drawing)
         speed, memory = drawing.subplots(1, 2, sharey=True)
-        _bars(speed, own, "speed_against_best_peer", "times the real tokens/s of the best peer")
-        _bars(memory, own, "memory_against_best_peer", "times its peak memory (less is better)")
+        _bars(speed, own, "tokens_per_second", "times the real tokens/s of the best peer")
+        _bars(memory, own, "train_peak_bytes", "times its peak memory (less is better)")
         speed.invert_yaxis()  # the first suite on top; both share the axis
+        speed.legend(loc="lower right", fontsize=8, frameon=False)
         drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
     return output.getvalue()
 
 
-def _bars(axes: Axes, records: list[Record], ratio: str, title: str) -> None:
-    values = [record["ratios"][ratio] for record in records]
-    bars = axes.barh(range(len(records)), values, tick_label=_names(records), color=OURS, height=0.6)
-    axes.bar_label(bars, labels=[f"{value:.2f}" for value in values], padding=3, fontsize=8)
-    axes.axvline(1, color=DEFAULT, linewidth=1)
-    axes.set_xlim(0, 1.18 * max(1.0, *values))
+def _bars(axes: Axes, records: list[Record], field: str, title: str) -> None:
+    """For each suite a bar of tunesmith as it comes, and below it one over a base in eight bits where that was measured."""
+    most = 1.0
+    for label, color, shift in (("tunesmith", OURS, -0.2), ("tunesmith --base-bits 8", IN_EIGHT_BITS, 0.2)):
+        names = [EIGHT_BITS if color == IN_EIGHT_BITS else _as_it_comes(record) for record in records]
+        found = {
+            place + shift: _against_best_peer(record, name, field)
+            for place, (record, name) in enumerate(zip(records, names, strict=True))
+            if name in record["summaries"]
+        }
+        bars = axes.barh(list(found), list(found.values()), color=color, height=0.36, label=label)
+        axes.bar_label(bars, labels=[f"{value:.2f}" for value in found.values()], padding=3, fontsize=8)
+        most = max(most, *found.values(), most)
+    axes.set_yticks(range(len(records)), [record["suite"] for record in records])
+    axes.axvline(1, color=PEER, linewidth=1)
+    axes.set_xlim(0, 1.18 * most)
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _names(records: list[Record]) -> list[str]:
-    """What each result is called in the figure: its suite, and where a suite has several, how many take part."""
-    suites = [record["suite"] for record in records]
-    many = [f"{record['suite']}, {len(record['summaries'])} contestants" for record in records]
-    return [name if suites.count(name) == 1 else longer for name, longer in zip(suites, many, strict=True)]
+def _as_it_comes(record: Record) -> str:
+    return next(name for name in record["summaries"] if name.startswith("tunesmith") and name != EIGHT_BITS)
+
+
+def _against_best_peer(record: Record, name: str, field: str) -> float:
+    peers = [summary for other, summary in record["summaries"].items() if not other.startswith("tunesmith")]
+    best = max(peers, key=lambda summary: summary["tokens_per_second"])
+    return record["summaries"][name][field] / best[field]
 
 
 def main() -> None:

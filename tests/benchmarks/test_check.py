@@ -83,6 +83,25 @@ def test_after_timing_we_must_follow_the_curve_and_a_peer_may_leave_it():
     assert check.after_timing(LORA, {"peft-default": [measurement(LOSSES)], "tunesmith": [measurement(LOSSES), off]})
 
 
+def test_over_weights_in_fewer_bits_the_losses_must_agree_and_the_gradients_may_not():
+    close = dataclasses.replace(measurement(LOSSES), gradient_norms=[0.7, 0.5, 0.9])
+    off = measurement([2.0, 1.8, 1.53])
+    for name, found, refused in (
+        ("tunesmith-8bit", close, False),
+        ("tunesmith-8bit", off, True),
+        ("tunesmith", close, True),
+    ):
+        assert bool(check.after_timing(LORA, {"peft-default": [measurement(LOSSES)], name: [found]})) == refused
+
+
+def test_in_float32_everyone_has_the_weights_of_the_reference(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(contestants, "faster_here", lambda: "bfloat16")
+    monkeypatch.setattr(launch, "start", lambda _, job, __: asked.append(job) or launch.Run(measurement(LOSSES), 1.0, 0.0))
+    check.before_timing(LORA, ("tunesmith-8bit",), tmp_path, check.Checking(3, True), 2)
+    assert [(one.precision, one.base_bits) for one in asked] == [("float32", 16), ("float32", 16), ("bfloat16", 8)]
+
+
 def test_timed_gap():
     curves = {"peft-default": LOSSES, "tunesmith": [2.0, 1.8, 1.53], "peft-8x1-grouped": LOSSES}
     found = {name: [measurement(losses)] for name, losses in curves.items()}

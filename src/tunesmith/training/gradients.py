@@ -54,7 +54,7 @@ class Helper(Protocol):
         ...
 
     def answer(self) -> Tensor:
-        """Wait until it is done; returns its part in the loss, on the gradients of all optimizers having been added up."""
+        """Wait until it is done, and add its gradients to those of this process; returns its part in the loss."""
         ...
 
 
@@ -72,7 +72,7 @@ class Finder(Generic[AnyPass, Count]):
         raise NotImplementedError
 
     def num_tokens(self, one: AnyPass) -> int:
-        """How much work a pass is."""
+        """Of the stream of a pass, which say how much work it is."""
         raise NotImplementedError
 
     def num_targets(self, passes: Sequence[AnyPass]) -> Count:

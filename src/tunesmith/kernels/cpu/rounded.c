@@ -83,7 +83,7 @@ void rounded_rows(uint8_t *codes, float *scales, const number *x, long x_row, co
 }
 
 /* A panel of a right side whose columns are `PANEL` rows of codes, and whose sum is over their width. */
-static void pack_rows(four *to, const int8_t *codes, long width)
+static void pack_columns(four *to, const int8_t *codes, long width)
 {
     for (long i = 0; i < width; i += 4)
         for (long row = 0; row < PANEL; row++, to++)
@@ -91,7 +91,7 @@ static void pack_rows(four *to, const int8_t *codes, long width)
 }
 
 /* A panel of a right side whose columns are `PANEL` columns of codes, and whose sum is over their rows. */
-static void pack_columns(four *to, const int8_t *codes, long rows, long width)
+static void pack_rows(four *to, const int8_t *codes, long rows, long width)
 {
     for (long row = 0; row < rows; row += 4, codes += 4 * width)
         for (long i = 0; i < PANEL; i += LANES, to += LANES) {
@@ -173,7 +173,7 @@ void add_rounded_product(
 {
     input x = {x_codes, x_scales, rows, d_in};
     for (long column = 0; column < d_out; column += PANEL) {
-        pack_rows(panel, codes + column * d_in, d_in);
+        pack_columns(panel, codes + column * d_in, d_in);
         add_panel(y + column, y_row, &x, panel, starts, scales + column);
     }
 }
@@ -185,7 +185,7 @@ void add_rounded_transposed_product(
 {
     input x = {x_codes, x_scales, rows, width};
     for (long column = 0; column < columns; column += PANEL) {
-        pack_columns(panel, codes + column, width, columns);
+        pack_rows(panel, codes + column, width, columns);
         add_panel(y + column, y_row, &x, panel, starts, 0);
     }
 }
