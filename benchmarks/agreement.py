@@ -42,9 +42,9 @@ def problems(name: str, found: Measurement, reference: Measurement, compare: Com
         reference: That of the reference on the same rows.
         compare: How far the curves must agree; `nothing` where the steps hold other rows. `rounded curves` are computed in 16
             bit: gradient norms differ in units of the largest, because AdamW's first update is as long for a gradient that
-            is nothing but rounding as for any other, so that small norms afterwards say little. `losses` are curves over weights
-            in fewer bits than the reference's: another model, whose gradients are others. `first loss` is for a peer in a number
-            format of its own choice, whose gradients it may round as it likes.
+            is nothing but rounding as for any other, so that small norms afterwards say little. `losses` are curves over
+            weights in fewer bits than the reference's: another model, whose gradients are others. `first loss` is for a peer
+            in a number format of its own choice, whose gradients it may round as it likes.
     """
     wrong = []
     if not found.gradient_norms or not all(math.isfinite(norm) and norm > 0 for norm in found.gradient_norms):

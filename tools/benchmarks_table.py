@@ -113,7 +113,7 @@ def _ours(record: Record) -> Record:
 
 
 def figure(records: list[Record]) -> str:
-    """An SVG of tunesmith's speed and memory against the best peer's, for the newest result of each suite of the newest machine."""
+    """An SVG of tunesmith's speed and memory against the best peer's: the newest result of each suite of the newest machine."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -103,7 +103,7 @@ class TrainingSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the frozen weights; auto takes what is measured to be faster here."""
     base_bits: Annotated[int, Range(among=(4, 8, 16))] = 16
-    """Bits of each frozen weight of the linear layers: 4 (QLoRA), 8 (fastest on processors with VNNI), or 16 for as they are."""
+    """Bits of each frozen weight of the linear layers: 4 (QLoRA), 8 (fastest where there is VNNI), or 16 for as they are."""
     seed: Annotated[int, Range(at_least=0)] = 0
     """The same seed gives the same run."""
     threads: Count | None = None

@@ -128,6 +128,16 @@ def test_widths_that_the_code_does_not_know(d_out: int, d_in: int, monkeypatch: 
     assert (dx - dy @ dense(w)).norm() < 0.02 * dx.norm()
 
 
+def test_scales_in_another_format(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    w, x, dy = eight_bit.quantize(_random(64, 128)), _input(9, 128), _input(9, 64)
+    y, dx = torch.zeros(9, 64), torch.zeros(9, 128)
+    rounded.add_product(y, rounded.rows(x, None), w.codes, w.scales.bfloat16())
+    rounded.add_transposed_product(dx, rounded.rows(dy, w.scales.bfloat16()), w.codes)
+    assert (y - x @ dense(w).t()).norm() < 0.02 * y.norm()
+    assert (dx - dy @ dense(w)).norm() < 0.02 * dx.norm()
+
+
 def test_inputs_are_rounded_inside_the_scope_only(form: str):
     w, x = eight_bit.quantize(_random(64, 128)), _input(9, 128)
     inside, outside = torch.zeros(9, 64), torch.zeros(9, 64)

@@ -15,7 +15,7 @@ ROWS, PANEL = 8, 32  # as in rounded.c
 def rows(x: Tensor, factors: Tensor | None) -> Rounded:
     """See `tunesmith.kernels.rounded.rows`."""
     num_rows, width = x.shape
-    if width % GROUP:
+    if width % GROUP or not (factors is None or _are_plain(factors)):
         return FUNCTIONS["rounded.rows"](x, factors)  # pyright: ignore[reportReturnType]
     x = x if x.stride(1) == 1 else x.contiguous()
     room = -(-num_rows // ROWS) * ROWS  # the last ones are multiplied, and what comes of it is left
@@ -27,7 +27,7 @@ def rows(x: Tensor, factors: Tensor | None) -> Rounded:
 def add_product(y: Tensor, x: Rounded, codes: Tensor, scales: Tensor) -> None:
     """See `tunesmith.kernels.rounded.add_product`."""
     d_out, d_in = codes.shape
-    if not _takes(y, x, codes):
+    if not (_takes(y, x, codes) and _are_plain(scales)):
         FUNCTIONS["rounded.add_product"](y, x, codes, scales)
         return
     call("add_rounded_product", y.dtype, y, y.stride(0), *x, codes, scales, len(y), d_in, d_out, *_workplaces(d_in))
@@ -48,6 +48,11 @@ def _takes(y: Tensor, x: Rounded, codes: Tensor) -> bool:
         return False
     room = x.codes.untyped_storage().nbytes() - x.codes.storage_offset()
     return room >= -(-len(y) // ROWS) * ROWS * x.codes.shape[1]
+
+
+def _are_plain(scales: Tensor) -> bool:
+    """Whether they lie as the code reads them."""
+    return scales.dtype == torch.float32 and scales.is_contiguous()
 
 
 def _workplaces(width: int) -> tuple[Tensor, Tensor]:
