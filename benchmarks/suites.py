@@ -172,7 +172,7 @@ SUITES = _table(
             about="20 virtual tokens made by a network, SmolLM2-135M",
             method="ptuning",
             learning_rate=1e-5,  # at the usual 1e-3 the gradient's norm jumps, and rounding decides by how much
-            start_scale=10.0,  # as it is the prompt is all but zero, and its norm amplifies every rounding
+            start_scale=20.0,  # as it is the prompt is all but zero, and its norm amplifies every rounding
             others=(),  # eight bits round its first gradient off by a quarter
         ),
         Suite(name="ia3", about="scaled keys, values and inner activations, SmolLM2-135M", method="ia3", learning_rate=5e-3),
