@@ -80,7 +80,7 @@ def before_timing(suite: Suite, names: Sequence[str], folder: Path, how: Checkin
     for name, found in checked.float32.items():
         checked.problems += agreement.problems(f"{name} in float32", found, reference, "curves")
     for name, found in checked.own_precision.items():
-        gradient_too = _is_ours(suite, name) and not _has_fewer_bits(suite, name)
+        gradient_too = _is_ours(suite, name) and _has_its_gradients(suite, name)
         checked.problems += agreement.problems(name, found, reference, "first step" if gradient_too else "first loss")
     return checked
 
@@ -113,16 +113,17 @@ def _comparison(suite: Suite, name: str) -> agreement.Compare:
         return "nothing"
     if not _is_ours(suite, name):
         return "first loss"
-    return "losses" if _has_fewer_bits(suite, name) else "rounded curves"
+    return "rounded curves" if _has_its_gradients(suite, name) else "losses"
 
 
 def _is_ours(suite: Suite, name: str) -> bool:
     return suite.contestants[name].module == "tunesmith"
 
 
-def _has_fewer_bits(suite: Suite, name: str) -> bool:
-    """Whether the weights that a contestant computes with are rounded further than the reference's."""
-    return suite.contestants[name].base_bits < suite.contestants[suite.reference].base_bits
+def _has_its_gradients(suite: Suite, name: str) -> bool:
+    """Whether gradients in 16 bits must be the reference's: not over weights that are rounded further than its own."""
+    has_fewer_bits = suite.contestants[name].base_bits < suite.contestants[suite.reference].base_bits
+    return not has_fewer_bits and not suite.rounding_decides_norms
 
 
 def _show(name: str, precision: str, found: Measurement) -> None:

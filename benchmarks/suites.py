@@ -46,6 +46,8 @@ class Suite:
     learning_rate: float
     start_scale: float = 1.0
     """What the peer's own start (of P-tuning: the prompt) is multiplied by, for everyone."""
+    rounding_decides_norms: bool = False
+    """Whether in 16 bits the lengths of gradients say nothing: there, losses alone are compared. In float32 all must agree."""
     usual: tuple[str, ...] = ("peft-default", "peft-best", "tunesmith")
     """Who takes part unless others are named."""
     others: tuple[str, ...] = ("tunesmith-8bit",)
@@ -173,7 +175,7 @@ SUITES = _table(
             method="ptuning",
             learning_rate=1e-5,  # at the usual 1e-3 the gradient's norm jumps, and rounding decides by how much
             start_scale=20.0,  # as it is the prompt is all but zero, and its norm amplifies every rounding
-            others=(),  # eight bits round its first gradient off by a quarter
+            rounding_decides_norms=True,
         ),
         Suite(name="ia3", about="scaled keys, values and inner activations, SmolLM2-135M", method="ia3", learning_rate=5e-3),
     ]

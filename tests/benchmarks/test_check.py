@@ -94,6 +94,13 @@ def test_over_weights_in_fewer_bits_the_losses_must_agree_and_the_gradients_may_
         assert bool(check.after_timing(LORA, {"peft-default": [measurement(LOSSES)], name: [found]})) == refused
 
 
+def test_where_rounding_decides_the_norms_losses_alone_are_compared():
+    found = {name: [measurement(LOSSES)] for name in ("peft-default", "tunesmith")}
+    found["tunesmith"] = [dataclasses.replace(measurement(LOSSES), gradient_norms=[0.7, 0.5, 0.9])]
+    assert check.after_timing(suites.SUITES["ptuning"], found) == []
+    assert check.after_timing(LORA, found)
+
+
 def test_in_float32_everyone_has_the_weights_of_the_reference(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(contestants, "faster_here", lambda: "bfloat16")
