@@ -128,7 +128,7 @@ def figure(records: list[Record]) -> str:
         _bars(speed, own, "tokens_per_second", "times the real tokens/s of the best peer")
         _bars(memory, own, "train_peak_bytes", "times its peak memory (less is better)")
         speed.invert_yaxis()  # the first suite on top; both share the axis
-        speed.legend(loc="lower right", fontsize=8, frameon=False)
+        drawing.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
     return output.getvalue()
 
