@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,16 @@ def test_a_compiler_that_knows_no_native_processor(tmp_path: Path, monkeypatch: 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TUNESMITH_COMPILED", "off")
     assert why_not() == "TUNESMITH_COMPILED is off"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or compiled._compiler() is None, reason="needs an x86 and a compiler")
+@pytest.mark.parametrize("processor", ["haswell", "cascadelake"])
+def test_the_code_is_right_for_processors_with_some_of_the_instructions(processor: str):
+    """Products of whole numbers came three years before those of bfloat16, and the oldest have neither."""
+    compiler = compiled._compiler()
+    assert compiler is not None
+    flags = ["-std=gnu11", "-fsyntax-only", "-Werror", "-Wno-psabi", f"-march={processor}", *compiled.FORMATS[torch.bfloat16]]
+    done = subprocess.run(
+        [compiler, *flags, *map(str, compiled._FOLDER.glob("*.c"))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

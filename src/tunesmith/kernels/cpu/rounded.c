@@ -2,6 +2,10 @@
 
 #include "numbers.h"
 
+#ifdef __AVX512VNNI__
+#include <immintrin.h>
+#endif
+
 enum { GROUP = 64, FOURS = GROUP / 4, ROWS = 8, PANEL = 2 * LANES, ZERO = 128 };
 
 typedef uint32_t four __attribute__((may_alias)); /* neighbours along the axis that a product sums over */
@@ -19,7 +23,7 @@ static inline words load_bytes(const int8_t *from)
 {
     bytes some;
     memcpy(&some, from, sizeof some);
-#ifdef __AVX512BF16__
+#ifdef __AVX512VNNI__
     return (words)_mm512_cvtepu8_epi32((__m128i)some);
 #else
     return __builtin_convertvector(some, words);
@@ -29,7 +33,7 @@ static inline words load_bytes(const int8_t *from)
 /* The lowest byte of each. */
 static inline void store_bytes(uint8_t *to, words some)
 {
-#ifdef __AVX512BF16__
+#ifdef __AVX512VNNI__
     bytes narrow = (bytes)_mm512_cvtepi32_epi8((__m512i)some);
 #else
     bytes narrow = __builtin_convertvector(some & 255, bytes);
