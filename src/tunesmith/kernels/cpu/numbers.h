@@ -18,6 +18,13 @@ typedef float lanes __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint16_t shorts __attribute__((vector_size(32)));
 
+static inline words load_words(const void *from)
+{
+    words some;
+    memcpy(&some, from, sizeof some);
+    return some;
+}
+
 static inline lanes all(float x) { return x - (lanes){0}; }
 
 static inline lanes choose(words where, lanes one, lanes other)

@@ -22,13 +22,6 @@ typedef struct {
     lanes sums[ROWS][2];
 } tile;
 
-static inline words load_words(const void *from)
-{
-    words some;
-    memcpy(&some, from, sizeof some);
-    return some;
-}
-
 static inline shorts load_shorts(const void *from)
 {
     shorts some;

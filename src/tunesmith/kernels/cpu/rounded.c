@@ -12,13 +12,6 @@ typedef uint32_t four __attribute__((may_alias)); /* neighbours along the axis t
 typedef int32_t wholes __attribute__((vector_size(64)));
 typedef uint8_t bytes __attribute__((vector_size(16)));
 
-static inline words load_fours(const four *from)
-{
-    words some;
-    memcpy(&some, from, sizeof some);
-    return some;
-}
-
 static inline words load_bytes(const int8_t *from)
 {
     bytes some;
@@ -114,7 +107,7 @@ static void find_starts(wholes *starts, const four *panel, long groups)
         for (int half = 0; half < 2; half++) {
             starts[half] = (wholes){0};
             for (long i = 0; i < FOURS; i++)
-                starts[half] = add_fours(starts[half], zeros, load_fours(panel + (g * FOURS + i) * PANEL + half * LANES));
+                starts[half] = add_fours(starts[half], zeros, load_words(panel + (g * FOURS + i) * PANEL + half * LANES));
             starts[half] = -starts[half];
         }
 }
@@ -130,7 +123,7 @@ static inline __attribute__((always_inline)) void add_tile(
         for (int r = 0; r < ROWS; r++)
             sums[r][0] = starts[0], sums[r][1] = starts[1];
         for (long i = g * FOURS; i < (g + 1) * FOURS; i++) {
-            words first = load_fours(panel + i * PANEL), second = load_fours(panel + i * PANEL + LANES);
+            words first = load_words(panel + i * PANEL), second = load_words(panel + i * PANEL + LANES);
             for (int r = 0; r < ROWS; r++) {
                 words one = x[r * groups * FOURS + i] - (words){0};
                 sums[r][0] = add_fours(sums[r][0], one, first);
