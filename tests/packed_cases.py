@@ -69,7 +69,7 @@ def together(forward: Forward, batch: Batch) -> Answer:
         if batch.positions is None:
             logits = forward.class_logits(batch)
         elif batch.decoder_lengths is None:
-            logits = forward.token_logits(batch)[batch.positions]
+            logits = torch.cat(list(forward.token_logits(batch)))[batch.positions]
         else:
             logits = -forward.target_losses(batch)[:, None]  # no stream of tokens to ask for
     return Answer(logits, loss.detach(), gradients)

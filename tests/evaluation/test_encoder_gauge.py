@@ -14,7 +14,11 @@ ROWS = [np.array([number, 1, 2], np.int32) for number in range(NUM_ROWS)]
 
 def _encoder(states):
     """A model that gives row n of `states` to the text that begins with token n, in blocks of one row."""
-    return lambda rows: [states[int(row[0])][None] for row in rows]
+    return _reader(lambda rows: [states[int(row[0])][None] for row in rows])
+
+
+def _reader(states_of):
+    return lambda passes, work: [work(one, states_of(one.rows)) for one in passes]
 
 
 def _states(seed=0):
@@ -92,4 +96,4 @@ def test_wrong_input_is_refused():
     with pytest.raises(DataError, match="at least 3 texts"):
         EncoderGauge(ROWS[:2]).before(_encoder(_states()))
     with pytest.raises(ValueError, match="1 states for 60 rows"):
-        gauge.before(lambda rows: [_states()[:1]])
+        gauge.before(_reader(lambda rows: [_states()[:1]]))

@@ -28,7 +28,11 @@ def _bigram(table, *, block=None):
         logits = table[torch.from_numpy(np.concatenate(rows)).long()]
         return [logits] if block is None else logits.split(block)
 
-    return logits_of
+    return _reader(logits_of)
+
+
+def _reader(logits_of):
+    return lambda passes, work: [work(one, logits_of(one.rows)) for one in passes]
 
 
 def _table(scale=2.0, seed=0):
@@ -134,7 +138,7 @@ def test_wrong_input_is_refused(rows):
     with pytest.raises(RunError, match="other general texts"):
         LanguageGauge(rows[1:]).after(_bigram(_table()), record)
     with pytest.raises(ValueError, match="45 tokens"):
-        gauge.before(lambda rows: [torch.zeros(3, VOCABULARY)])
+        gauge.before(_reader(lambda rows: [torch.zeros(3, VOCABULARY)]))
 
 
 def test_a_real_architecture_measured_row_by_row(rows):
@@ -145,8 +149,8 @@ def test_a_real_architecture_measured_row_by_row(rows):
             return [model(torch.from_numpy(row)[None].long()).logits[0] for row in group]
 
     gauge = LanguageGauge(rows)
-    record = gauge.before(logits_of)
-    assert gauge.after(logits_of, record).measures["kl_to_base"].value == 0.0
+    record = gauge.before(_reader(logits_of))
+    assert gauge.after(_reader(logits_of), record).measures["kl_to_base"].value == 0.0
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(-1)
-    assert gauge.after(logits_of, record).measures["kl_to_base"].value > 0.1
+    assert gauge.after(_reader(logits_of), record).measures["kl_to_base"].value > 0.1

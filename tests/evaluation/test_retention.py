@@ -30,8 +30,9 @@ def test_rows_are_cut_at_the_maximum():
 
 def test_passes_keep_order_and_stay_within_the_limit():
     rows = [np.zeros(length, np.int32) for length in (3, 4, 5, 20, 1)]
-    assert [[len(row) for row in group] for group in passes(rows, 8)] == [[3, 4], [5], [20], [1]]
-    assert list(passes([], 8)) == []
+    groups = passes(rows, 8)
+    assert [(group.first, [len(row) for row in group.rows]) for group in groups] == [(0, [3, 4]), (2, [5]), (3, [20]), (4, [1])]
+    assert passes([], 8) == []
 
 
 def test_a_record_comes_back_as_it_was_saved(tmp_path):

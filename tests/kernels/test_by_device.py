@@ -33,7 +33,8 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-6}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "bfloat16"])
 WITHOUT_KERNEL = {
     "gpu": {"attention.probabilities", "lora_linear.write_changes", "lora_linear.change_gradients"}
-    | {"gelu.activated", "gelu.gradient", "rounded.rows", "rounded.add_product", "rounded.add_transposed_product"},
+    | {"gelu.activated", "gelu.gradient", "rounded.rows", "rounded.add_product", "rounded.add_transposed_product"}
+    | {"eight_bit.add_product"},
     "cpu": set(),
 }
 """A GPU has a kernel for the whole of attention; small products, and what torch does in one pass, are left to torch there."""
@@ -268,9 +269,9 @@ def test_a_whole_step_by_kernels_is_that_by_torch(device: Device, bits: int, mon
 
     original = by_device.kernel_of
     monkeypatch.setattr(by_device, "kernel_of", kernel_of)
-    monkeypatch.setattr(by_device, "kind_for", lambda args: device.kind)
+    monkeypatch.setattr(by_device, "kind_for", lambda *_: device.kind)
     loss, gradients = step()
-    monkeypatch.setattr(by_device, "kind_for", lambda args: None)
+    monkeypatch.setattr(by_device, "kind_for", lambda *_: None)
     other_loss, other = step()
     assert loss == pytest.approx(other_loss, rel=1e-5)
     assert (gradients - other).norm() <= 1e-5 * other.norm()
@@ -290,6 +291,7 @@ def test_what_a_kernel_is_taken_for(monkeypatch: pytest.MonkeyPatch):
     with by_device.torch_alone():
         assert by_device.kind_for((x,)) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert by_device.kind_for((x,), max_threads=None) == "cpu"
     assert by_device.kind_for((x,)) is None, "torch's operations share the work of a call"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(compiled, "why_not", lambda: "no compiler")

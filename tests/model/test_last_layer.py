@@ -93,7 +93,7 @@ def test_of_every_architecture(name: str, task: tiny_models.Task, monkeypatch: p
 def test_where_all_states_are_read_all_are_made():
     forward, batch = _tuned(LoRA(rank=2), "llama", "causal"), _batch("causal")
     rows = _Rows(forward.model.get_submodule("model.layers.1.mlp"))
-    forward.token_logits(batch)
+    assert [len(logits) for logits in forward.token_logits(batch)] == [sum(LENGTHS)]
     forward.mean_states(batch)
     assert rows.counts == [sum(LENGTHS)] * 2
     for mean_pooling in (False, True):

@@ -377,7 +377,7 @@ def _answers(model: PreTrainedModel, task: tiny_models.Task) -> Callable[[Batch]
 
     def answer(batch: Batch) -> Tensor:
         with torch.no_grad():
-            return packed.class_logits(batch) if task == "classification" else packed.token_logits(batch)
+            return packed.class_logits(batch) if task == "classification" else torch.cat(list(packed.token_logits(batch)))
 
     return answer
 

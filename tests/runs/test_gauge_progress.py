@@ -10,7 +10,7 @@ from tunesmith.evaluation.encoder_gauge import EncoderGauge
 from tunesmith.evaluation.language_gauge import LanguageGauge
 from tunesmith.evaluation.retention import general_rows
 from tunesmith.model.forward import PackedForward
-from tunesmith.runs.measure import outputs
+from tunesmith.runs.measure import reader
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_the_gauge_says_how_far_it_is(kind, name, task):
     rows = general_rows(lambda text: [8 + byte % 40 for byte in text.encode()], max_tokens=12)
     ruler, watch = kind(rows, tokens_per_pass=100), Silent()
     forward = PackedForward(tiny_models.build(name, task))
-    record = ruler.before(outputs(forward, ruler, watch, "first"))
-    ruler.after(outputs(forward, ruler, watch, "second"), record)
+    record = ruler.before(reader(forward, ruler, watch, "first"))
+    ruler.after(reader(forward, ruler, watch, "second"), record)
     for phase in ("first", "second"):
         done = [progress.done for progress in watch.steps if progress.phase == phase]
         assert done == sorted(set(done))

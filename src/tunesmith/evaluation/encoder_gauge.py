@@ -8,15 +8,16 @@ change it, so it tells a lost geometry from a turned one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tunesmith.errors import DataError
-from tunesmith.evaluation.retention import Level, Outputs, Record, Retention, Row, passes, require_rows, with_rows
+from tunesmith.evaluation.retention import Level, Pass, Reader, Record, Retention, Row, passes, require_rows, with_rows
 from tunesmith.evaluation.statistics import mean
 from tunesmith.measure import Measure
 
@@ -28,12 +29,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EncoderGauge:
-    """Measures pooled states on fixed rows. The model is a function to one state (rows, hidden) per row."""
+    """Measures pooled states on fixed rows. The model's outputs are one state (rows, hidden) per row."""
 
     rows: Sequence[Row]
     tokens_per_pass: int = 2048
 
-    def before(self, states_of: Outputs) -> Record:
+    def before(self, reader: Reader) -> Record:
         """What to keep of the base model: the state of every row.
 
         Raises:
@@ -41,9 +42,9 @@ class EncoderGauge:
         """
         if len(self.rows) < 3:
             raise DataError(f"Neighbours need at least 3 texts, got {len(self.rows)}.")
-        return with_rows(self.rows, {"states": self._states(states_of)})
+        return with_rows(self.rows, {"states": self._states(reader)})
 
-    def after(self, states_of: Outputs, record: Record) -> Retention:
+    def after(self, reader: Reader, record: Record) -> Retention:
         """Compare the tuned model with what `before` kept.
 
         Raises:
@@ -51,7 +52,7 @@ class EncoderGauge:
         """
         require_rows(self.rows, record)
         base = _centred(record["states"].astype(np.float64))
-        tuned = _centred(self._states(states_of).astype(np.float64))
+        tuned = _centred(self._states(reader).astype(np.float64))
         num_neighbours = min(NUM_NEIGHBOURS, (len(self.rows) - 1) // 2)
         measures = {
             "representation_similarity": mean(_cosines(base, tuned)),
@@ -60,13 +61,17 @@ class EncoderGauge:
         level = _level(measures["kept_neighbours"])
         return Retention(measures=measures, level=level, sentence=_sentence(level, measures, num_neighbours, len(self.rows)))
 
-    def _states(self, states_of: Outputs) -> NDArray[np.float32]:
+    def _states(self, reader: Reader) -> NDArray[np.float32]:
         """One state per row (rows, hidden)."""
-        blocks = [block for group in passes(self.rows, self.tokens_per_pass) for block in states_of(group)]
-        states = torch.cat([block.detach().to("cpu", torch.float32) for block in blocks]).numpy()
+        states = np.concatenate(list(reader(passes(self.rows, self.tokens_per_pass), _as_array)))
         if len(states) != len(self.rows):
             raise ValueError(f"the model gave {len(states)} states for {len(self.rows)} rows.")
         return states
+
+
+def _as_array(_: Pass, blocks: Iterable[Tensor]) -> NDArray[np.float32]:
+    """The states of a pass (rows, hidden)."""
+    return torch.cat([block.detach().to("cpu", torch.float32) for block in blocks]).numpy()
 
 
 def _centred(states: Floats) -> Floats:

@@ -8,7 +8,7 @@ predicts forgetting better than distances between weights (RL's Razor, arXiv 250
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunesmith.evaluation.metrics import exponential
-from tunesmith.evaluation.retention import Level, Outputs, Record, Retention, Row, passes, require_rows, with_rows
+from tunesmith.evaluation.retention import Level, Pass, Reader, Record, Retention, Row, passes, require_rows, with_rows
 from tunesmith.evaluation.statistics import ratio
 from tunesmith.measure import Measure
 
@@ -34,47 +34,46 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LanguageGauge:
-    """Measures next-token predictions on fixed rows. The model is a function to logits (tokens, vocab) of every position."""
+    """Measures next-token predictions on fixed rows. The model's outputs are logits (tokens, vocab) of every position."""
 
     rows: Sequence[Row]
-    tokens_per_pass: int = 128
-    """How many tokens the model is given at once, which bounds the memory that logits take."""
+    tokens_per_pass: int = 512
 
-    def before(self, logits_of: Outputs) -> Record:
+    def before(self, reader: Reader) -> Record:
         """What to keep of the base model: loss of every row, and the likeliest tokens with their log-probabilities."""
-        losses: list[Floats] = []
-        ids: list[NDArray[np.int32]] = []
-        log_probabilities: list[NDArray[np.float32]] = []
-        for logits, targets in self._blocks(logits_of):
-            kept = logits.topk(min(NUM_KEPT, logits.shape[1]), dim=1).indices
-            losses.append(-_log_probabilities(logits, targets[:, None])[:, 0].astype(np.float64))
-            ids.append(kept.to("cpu", torch.int32).numpy())
-            log_probabilities.append(_log_probabilities(logits, kept))
+        found = list(reader(passes(self.rows, self.tokens_per_pass), _likeliest))
+        losses, ids, log_probabilities = map(np.concatenate, zip(*found, strict=True))
         record: Record = {
-            "loss_sums": self._sums_by_row(np.concatenate(losses)),
-            "kept_ids": np.concatenate(ids),
-            "kept_log_probabilities": np.concatenate(log_probabilities),
+            "loss_sums": self._sums_by_row(losses),
+            "kept_ids": ids,
+            "kept_log_probabilities": log_probabilities,
         }
         return with_rows(self.rows, record)
 
-    def after(self, logits_of: Outputs, record: Record) -> Retention:
+    def after(self, reader: Reader, record: Record) -> Retention:
         """Compare the tuned model with what `before` kept.
 
         Raises:
             RunError: If the record was made on other rows.
         """
         require_rows(self.rows, record)
-        losses: list[Floats] = []
-        divergences: list[Floats] = []
-        start = 0
-        for logits, targets in self._blocks(logits_of):
-            kept = torch.from_numpy(record["kept_ids"][start : start + len(targets)]).to(logits.device, torch.int64)
-            base = record["kept_log_probabilities"][start : start + len(targets)]
-            losses.append(-_log_probabilities(logits, targets[:, None])[:, 0].astype(np.float64))
-            divergences.append(_divergence(base, _log_probabilities(logits, kept), logits.shape[1]))
-            start += len(targets)
-        loss_sums = self._sums_by_row(np.concatenate(losses))
-        return self._compare(record["loss_sums"].astype(np.float64), loss_sums, self._sums_by_row(np.concatenate(divergences)))
+        starts = np.concatenate([[0], np.cumsum(self._target_counts())])
+
+        def compared(group: Pass, blocks: Iterable[Tensor]) -> tuple[Floats, Floats]:
+            """Loss and divergence (predictions,) of a pass."""
+            losses, divergences, start = [], [], int(starts[group.first])
+            for logits, targets in _predictions(group, blocks):
+                here = slice(start, start + len(targets))
+                kept = torch.from_numpy(record["kept_ids"][here]).to(logits.device, torch.int64)
+                of_targets, of_kept = _log_probabilities(logits, targets, kept)
+                losses.append(-of_targets)
+                divergences.append(_divergence(record["kept_log_probabilities"][here], of_kept, logits.shape[1]))
+                start = here.stop
+            return np.concatenate(losses), np.concatenate(divergences)
+
+        found = list(reader(passes(self.rows, self.tokens_per_pass), compared))
+        loss_sums, divergence = (self._sums_by_row(np.concatenate(one)) for one in zip(*found, strict=True))
+        return self._compare(record["loss_sums"].astype(np.float64), loss_sums, divergence)
 
     def _compare(self, before: Floats, after: Floats, divergence: Floats) -> Retention:
         """The measures and the sentence, from sums over the tokens of each row (rows,)."""
@@ -88,21 +87,6 @@ class LanguageGauge:
         level = _level(measures["general_perplexity_ratio"])
         return Retention(measures=measures, level=level, sentence=_sentence(level, measures))
 
-    def _blocks(self, logits_of: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of logits (predictions, vocab) with the tokens they should predict (predictions,), last positions left out."""
-        for group in passes(self.rows, self.tokens_per_pass):
-            tokens = np.concatenate([row.astype(np.int64) for row in group])
-            predicts = np.ones(len(tokens), dtype=bool)
-            predicts[np.cumsum([len(row) for row in group]) - 1] = False
-            targets, mask = torch.from_numpy(np.roll(tokens, -1)), torch.from_numpy(predicts)
-            start = 0
-            for logits in logits_of(group):
-                here = slice(start, start + len(logits))
-                yield logits.detach()[mask[here].to(logits.device)], targets[here][mask[here]].to(logits.device)
-                start += len(logits)
-            if start != len(tokens):
-                raise ValueError(f"the model gave {start} positions for {len(tokens)} tokens.")
-
     def _target_counts(self) -> NDArray[np.int64]:
         """Tokens predicted in each row (rows,): all but its first."""
         return np.array([max(len(row) - 1, 0) for row in self.rows], dtype=np.int64)
@@ -114,10 +98,38 @@ class LanguageGauge:
         return sums
 
 
-def _log_probabilities(logits: Tensor, ids: Tensor) -> NDArray[np.float32]:
-    """Log-probabilities (predictions, kept) of the tokens `ids` (predictions, kept)."""
+def _likeliest(group: Pass, blocks: Iterable[Tensor]) -> tuple[Floats, NDArray[np.int32], NDArray[np.float32]]:
+    """Of a pass: losses (predictions,), and the likeliest tokens with their log-probabilities (predictions, kept)."""
+    losses, ids, log_probabilities = [], [], []
+    for logits, targets in _predictions(group, blocks):
+        kept = logits.topk(min(NUM_KEPT, logits.shape[1]), dim=1).indices
+        of_targets, of_kept = _log_probabilities(logits, targets, kept)
+        losses.append(-of_targets)
+        ids.append(kept.to("cpu", torch.int32).numpy())
+        log_probabilities.append(of_kept)
+    return np.concatenate(losses), np.concatenate(ids), np.concatenate(log_probabilities)
+
+
+def _predictions(group: Pass, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of logits (predictions, vocab) with the tokens they should predict (predictions,), last positions left out."""
+    tokens = np.concatenate([row.astype(np.int64) for row in group.rows])
+    predicts = np.ones(len(tokens), dtype=bool)
+    predicts[np.cumsum([len(row) for row in group.rows]) - 1] = False
+    targets, mask = torch.from_numpy(np.roll(tokens, -1)), torch.from_numpy(predicts)
+    start = 0
+    for logits in blocks:
+        here = slice(start, start + len(logits))
+        yield logits.detach()[mask[here].to(logits.device)], targets[here][mask[here]].to(logits.device)
+        start += len(logits)
+    if start != len(tokens):
+        raise ValueError(f"the model gave {start} positions for {len(tokens)} tokens.")
+
+
+def _log_probabilities(logits: Tensor, targets: Tensor, kept: Tensor) -> tuple[Floats, NDArray[np.float32]]:
+    """Log-probabilities of the tokens `targets` (predictions,) and `kept` (predictions, kept)."""
     wide = logits.float()
-    return (wide.gather(1, ids) - wide.logsumexp(dim=1, keepdim=True)).cpu().numpy()
+    found = (wide.gather(1, torch.cat([targets[:, None], kept], 1)) - wide.logsumexp(dim=1, keepdim=True)).cpu().numpy()
+    return found[:, 0].astype(np.float64), found[:, 1:]
 
 
 def _divergence(base: NDArray[np.generic], tuned: NDArray[np.float32], vocabulary_size: int) -> Floats:

@@ -2,18 +2,18 @@
 
 A gauge is measured twice. `before` looks at the base model and returns plain arrays, which `save_record` keeps in the run
 folder; `after` looks at the tuned model, compares, and returns a `Retention`. Gauges know no method and no model: they
-receive a function from rows of token ids to tensors. `language_gauge` is for models that write, `encoder_gauge` for models
-that represent.
+are given a `Reader`. `language_gauge` is for models that write, `encoder_gauge` for models that represent.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ from tunesmith.measure import Measure
 
 Row = NDArray[np.int32]
 """Token ids of one text (tokens,)."""
-Outputs = Callable[[Sequence[Row]], Iterable[Tensor]]
-"""A model as a gauge sees it: rows of token ids in, blocks of outputs (outputs, size) out, in the order of the rows."""
+Found = TypeVar("Found")
 Record = dict[str, NDArray[np.generic]]
 """What a gauge keeps of the base model."""
 Level = Literal["remembers", "unsure", "forgot a little", "forgot much"]
@@ -37,6 +36,26 @@ MAX_TOKENS = 128
 """Of one general text; the rest is left out."""
 _FORMAT = "tunesmith retention record 1"
 _ROWS, _LENGTHS = "row_tokens", "row_lengths"
+
+
+class Pass(NamedTuple):
+    """Rows that a model reads at once."""
+
+    first: int
+    """The number of the first of them among all."""
+    rows: Sequence[Row]
+
+
+Work = Callable[[Pass, Iterable[Tensor]], Found]
+"""What is made of a pass and of the model's outputs for it: blocks (outputs, size), in the order of the rows."""
+
+
+class Reader(Protocol):
+    """A model as a gauge sees it."""
+
+    def __call__(self, passes: Sequence[Pass], work: Work[Found], /) -> Iterable[Found]:
+        """What the work makes of each pass, in order."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +103,16 @@ def load_record(path: Path) -> Record:
         raise RunError(f"{path} is damaged ({error}), so what the model forgot cannot be measured.") from None
 
 
-def passes(rows: Sequence[Row], tokens_per_pass: int) -> Iterator[Sequence[Row]]:
+def passes(rows: Sequence[Row], tokens_per_pass: int) -> list[Pass]:
     """The rows in order, in groups of at most `tokens_per_pass` tokens (a longer row is a group of its own)."""
-    group: list[Row] = []
+    groups: list[list[Row]] = []
     for row in rows:
-        if group and sum(map(len, group)) + len(row) > tokens_per_pass:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
+        if groups and sum(map(len, groups[-1])) + len(row) <= tokens_per_pass:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    firsts = itertools.accumulate(map(len, groups), initial=0)
+    return [Pass(first, group) for first, group in zip(firsts, groups, strict=False)]
 
 
 def with_rows(rows: Sequence[Row], record: Record) -> Record:

@@ -30,20 +30,29 @@ _plain: list[None] = []
 
 def by_device(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Let a kernel of the same name take over where there is one."""
+    return _by_device(function, max_threads=1)
+
+
+def by_device_alone(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The same for one whose kernel for a processor beats torch's operations however many threads these have."""
+    return _by_device(function, max_threads=None)
+
+
+def _by_device(function: Callable[Arguments, Result], max_threads: int | None) -> Callable[Arguments, Result]:
     module, name = function.__module__.rpartition(".")[2], function.__name__
     FUNCTIONS[f"{module}.{name}"] = function
 
     @functools.wraps(function)
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        kind = kind_for(args)
+        kind = kind_for(args, max_threads)
         kernel = None if kind is None else kernel_of(kind, module, name)
         return (kernel or function)(*args, **kwargs)
 
     return chosen
 
 
-def kind_for(args: tuple[object, ...]) -> Kind | None:
-    """Whose kernel takes a call with such arguments; None is torch's operations."""
+def kind_for(args: tuple[object, ...], max_threads: int | None = 1) -> Kind | None:
+    """Whose kernel takes a call with such arguments; None is torch's operations, as on more threads than `max_threads`."""
     first = args[0]
     if _plain or not isinstance(first, Tensor):
         return None
@@ -52,7 +61,9 @@ def kind_for(args: tuple[object, ...]) -> Kind | None:
         return None
     if first.is_cuda:
         return "gpu" if has_triton() else None
-    if first.device.type != "cpu" or dtype not in compiled.FORMATS or torch.get_num_threads() > 1:
+    if first.device.type != "cpu" or dtype not in compiled.FORMATS:
+        return None
+    if max_threads is not None and torch.get_num_threads() > max_threads:
         return None
     return "cpu" if compiled.is_there() else None
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels import rounded
+from tunesmith.kernels.by_device import by_device_alone
 from tunesmith.kernels.frozen_linear import FewBits, Input
 from tunesmith.kernels.spans import QUANTIZED_AT_ONCE, dequantized_spans, spans
 
@@ -32,15 +33,13 @@ class EightBit(FewBits):
 
     def row_blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """The weight in `dtype`, some rows `(rows, d_in)` at a time, with which rows they are."""
-        for first, last in dequantized_spans(*self.shape, self.codes.device.type):
-            rows = slice(first, last)
-            yield rows, self.codes[rows].float().mul_(self.scales[rows, None]).to(dtype)
+        return _row_blocks(self.codes, self.scales, dtype)
 
     def add_product(self, y: Tensor, given: Input) -> None:
         if rounded.are_inputs():
             rounded.add_product(y, given.rounded, self.codes, self.scales)
         else:
-            super().add_product(y, given)
+            add_product(y, given.x, self.codes, self.scales)
 
     def add_input_gradient(self, dx: Tensor, dy: Tensor) -> None:
         if rounded.are_inputs():
@@ -48,6 +47,19 @@ class EightBit(FewBits):
             rounded.add_transposed_product(dx, rounded.rows(dy, self.scales), self.codes)
         else:
             super().add_input_gradient(dx, dy)
+
+
+def _row_blocks(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    for first, last in dequantized_spans(len(codes), codes.shape[1], codes.device.type):
+        rows = slice(first, last)
+        yield rows, codes[rows].float().mul_(scales[rows, None]).to(dtype)
+
+
+@by_device_alone
+def add_product(y: Tensor, x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    """Add x Wt to y `(rows, d_out)`, where W `(d_out, d_in)` is int8 codes times the scale of each row."""
+    for rows, block in _row_blocks(codes, scales, x.dtype):
+        y[:, rows].addmm_(x, block.t())
 
 
 def quantize(weight: Tensor) -> EightBit:

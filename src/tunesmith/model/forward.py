@@ -17,6 +17,9 @@ from tunesmith.model import anatomy, fast_paths, heads, last_layer, virtual_toke
 from tunesmith.model.batch import Batch, pad
 from tunesmith.model.packed import hidden_states, packing, turn
 
+LOGITS_AT_ONCE = 128
+"""Tokens whose logits over the whole vocabulary are in memory."""
+
 
 @dataclass(frozen=True)
 class Forward(ABC):
@@ -47,12 +50,12 @@ class Forward(ABC):
         """`(targets, vocabulary or classes)` float32 of what predicts each target; for few targets, opens its own scope."""
 
     @abstractmethod
-    def token_logits(self, batch: Batch) -> Tensor:
-        """`(tokens, vocabulary)` of every token of the stream; for short streams, opens its own scope."""
+    def token_logits(self, batch: Batch) -> Iterator[Tensor]:
+        """`(tokens, vocabulary)` of every token of the stream, some at a time; without gradients, opens its own scope."""
 
     @abstractmethod
     def mean_states(self, batch: Batch) -> Tensor:
-        """The mean over each row's final hidden states, `(rows, hidden)` float32; opens its own scope."""
+        """The mean over each row's final hidden states, `(rows, hidden)` float32; without gradients, opens its own scope."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,14 @@ class PackedForward(Forward):
             hidden = self.hidden(batch).index_select(0, batch.positions)
         return row_logits(hidden, heads.language_head(self.model))
 
-    def token_logits(self, batch: Batch) -> Tensor:
+    @torch.no_grad()
+    def token_logits(self, batch: Batch) -> Iterator[Tensor]:
         with self.stream(batch):
-            return row_logits(self.hidden(batch), heads.language_head(self.model))
+            hidden = self.hidden(batch)
+        for some in hidden.split(LOGITS_AT_ONCE):
+            yield row_logits(some, heads.language_head(self.model))
 
+    @torch.no_grad()
     def mean_states(self, batch: Batch) -> Tensor:
         with self.stream(batch):
             return torch.stack([rows.float().mean(0) for rows in self.hidden(batch).split(batch.lengths)])
@@ -150,11 +157,14 @@ class PaddedForward(Forward):
     def target_logits(self, batch: Batch) -> Tensor:
         return self._logits(batch)
 
-    def token_logits(self, batch: Batch) -> Tensor:
-        input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
-        with turn:
-            return self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+    @torch.no_grad()
+    def token_logits(self, batch: Batch) -> Iterator[Tensor]:
+        for row in batch.input_ids.split(batch.lengths):
+            with turn:
+                logits = self.model(input_ids=row[None], use_cache=False).logits[0]
+            yield logits
 
+    @torch.no_grad()
     def mean_states(self, batch: Batch) -> Tensor:
         input_ids, mask = pad(batch.input_ids, batch.lengths, self._filler)
         reader = anatomy.reader(self.model)

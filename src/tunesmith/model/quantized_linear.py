@@ -35,7 +35,7 @@ class QuantizedLinear(nn.Module):
     @property
     def stored(self) -> FourBit | EightBit:
         """The weight in few bits."""
-        return self._kind(**dict(self.named_buffers(recurse=False)), **self._rest)  # pyright: ignore[reportArgumentType]
+        return self._kind(**self._buffers, **self._rest)  # pyright: ignore[reportArgumentType]
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from tunesmith.errors import RunError
 from tunesmith.evaluation import metrics, retention
 from tunesmith.reports.result import Stage, read_stage
 from tunesmith.runs import writing
-from tunesmith.runs.measure import gauge, outputs, score
+from tunesmith.runs.measure import gauge, reader, score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
 
@@ -66,7 +66,7 @@ def measure(session: Session, place: Place) -> Base:
         except RunError as error:
             watch.warn(f"{error} The base model is measured again.")
     ruler = gauge(session.source, data.task, session.longest)
-    model = outputs(session.forward, ruler, watch, "reading general text with the base model")
+    model = reader(session.forward, ruler, watch, "reading general text with the base model")
     retention.save_record(place.base_record, ruler.before(model))
     scores = score(session.forward, data.test, watch, "measuring the base model")
     stages = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +19,15 @@ from tunesmith.data.prepared import Part
 from tunesmith.evaluation import metrics, statistics
 from tunesmith.evaluation.encoder_gauge import EncoderGauge
 from tunesmith.evaluation.language_gauge import LanguageGauge
-from tunesmith.evaluation.retention import Row, general_rows
+from tunesmith.evaluation.retention import Found, Pass, Reader, Work, general_rows
 from tunesmith.measure import Measure
 from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.model.source import Source
+from tunesmith.runs import passes
 from tunesmith.watch import Progress, Watch
 
-EVALUATION_TOKENS = 2048  # in one pass without gradients
 SHOWN_CHARACTERS = 300  # of a window of text, and as many of how it goes on
 
 
@@ -75,31 +76,46 @@ def score(forward: Forward, part: Part, watch: Watch, phase: str) -> Scores:
     device, done = anatomy.device_of(forward.model), 0
     forward.model.eval()
     shared = num_shared(table) if forward.shares else 0
-    beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning if shared else None
-    with virtual_tokens.made_once(forward.model, beginning):
-        for rows in in_order_of_length(table, EVALUATION_TOKENS):
-            batch = pack(table, rows, num_shared=shared).to(device)
-            losses[rows], counts[rows], predicted[rows] = _of_rows(forward, batch)
-            done += len(rows)
-            watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
+    groups = list(in_order_of_length(table, passes.TOKENS_AT_ONCE))
+
+    @contextlib.contextmanager
+    def prepared() -> Iterator[Callable[[NDArray[np.int64]], _OfRows]]:
+        beginning = pack(table, np.arange(1), num_shared=shared).to(device).beginning if shared else None
+        with virtual_tokens.made_once(forward.model, beginning):
+            yield lambda rows: _of_rows(forward, pack(table, rows, num_shared=shared).to(device))
+
+    for rows, found in zip(groups, passes.in_turn(groups, prepared, device), strict=True):
+        losses[rows], counts[rows], predicted[rows] = found
+        done += len(rows)
+        watch.progress(Progress(phase=phase, done=done, total=len(table), unit="rows"))
     if not table.labels_per_row:
         return Scores(losses, counts, part.origins)
     return Scores(losses, counts, part.origins, predicted, table.labels.astype(np.int64))
 
 
+class _OfRows(NamedTuple):
+    """What is found of some rows."""
+
+    losses: NDArray[np.float64]
+    """(rows,) summed over each row's targets."""
+    counts: NDArray[np.int64]
+    """(rows,) targets of each."""
+    predicted: NDArray[np.int64]
+    """(rows,) class ids; 0 where there are none."""
+
+
 @torch.no_grad()
-def _of_rows(forward: Forward, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of each row: its summed loss, the number of its targets, and the class that is predicted (0 where there are none)."""
+def _of_rows(forward: Forward, batch: Batch) -> _OfRows:
     none = np.zeros(batch.num_rows, dtype=np.int64)
     if batch.positions is None:
         logits = forward.class_logits(batch)
         each = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-        return each.double().cpu().numpy(), none + 1, logits.argmax(-1).cpu().numpy()
+        return _OfRows(each.double().cpu().numpy(), none + 1, logits.argmax(-1).cpu().numpy())
     if not batch.num_targets:
-        return none.astype(np.float64), none, none
+        return _OfRows(none.astype(np.float64), none, none)
     each, owner = forward.target_losses(batch).double().cpu().numpy(), batch.row_of_target().cpu().numpy()
     sums = np.bincount(owner, each, minlength=len(none)).astype(np.float64)
-    return sums, np.bincount(owner, minlength=len(none)).astype(np.int64), none
+    return _OfRows(sums, np.bincount(owner, minlength=len(none)).astype(np.int64), none)
 
 
 def question_and_answer(part: Part, row: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
@@ -130,21 +146,21 @@ def gauge(source: Source, task: str, longest: int | None) -> LanguageGauge | Enc
     return LanguageGauge(rows) if task in ("chat", "text") else EncoderGauge(rows)
 
 
-def outputs(
-    forward: Forward, gauge: LanguageGauge | EncoderGauge, watch: Watch, phase: str
-) -> Callable[[Sequence[Row]], Iterator[Tensor]]:
-    """The model as the gauge sees it, for one pass over its rows."""
-    take = forward.token_logits if isinstance(gauge, LanguageGauge) else forward.mean_states
-    device, done, total = anatomy.device_of(forward.model), 0, len(gauge.rows)
-    watch.progress(Progress(phase=phase, done=0, total=total, unit="texts"))
+def reader(forward: Forward, gauge: LanguageGauge | EncoderGauge, watch: Watch, phase: str) -> Reader:
+    """The model as the gauge sees it."""
+    device = anatomy.device_of(forward.model)
 
-    def run(rows: Sequence[Row]) -> Iterator[Tensor]:
-        nonlocal done
+    def outputs(group: Pass) -> Iterable[Tensor]:
+        ids = torch.from_numpy(np.concatenate(group.rows).astype(np.int64)).to(device)
+        batch = Batch(input_ids=ids, lengths=[len(row) for row in group.rows], targets=ids[:0])
+        return forward.token_logits(batch) if isinstance(gauge, LanguageGauge) else [forward.mean_states(batch)]
+
+    def read(groups: Sequence[Pass], work: Work[Found]) -> Iterator[Found]:
         forward.model.eval()
-        ids = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device)
-        with torch.no_grad():
-            yield take(Batch(input_ids=ids, lengths=[len(row) for row in rows], targets=ids[:0]))
-        done += len(rows)
-        watch.progress(Progress(phase=phase, done=done, total=total, unit="texts"))
+        watch.progress(Progress(phase=phase, done=0, total=len(gauge.rows), unit="texts"))
+        found = passes.in_turn(groups, lambda: contextlib.nullcontext(lambda one: work(one, outputs(one))), device)
+        for group, one in zip(groups, found, strict=True):
+            yield one
+            watch.progress(Progress(phase=phase, done=group.first + len(group.rows), total=len(gauge.rows), unit="texts"))
 
-    return run
+    return read

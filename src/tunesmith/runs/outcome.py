@@ -9,7 +9,7 @@ from tunesmith.evaluation.difference import Difference, compare_accuracy, compar
 from tunesmith.reports.result import BeforeAfter, RunResult, Stage
 from tunesmith.runs import writing
 from tunesmith.runs.baseline import Base
-from tunesmith.runs.measure import Scores, gauge, outputs, question_and_answer, score
+from tunesmith.runs.measure import Scores, gauge, question_and_answer, reader, score
 from tunesmith.runs.place import Place
 from tunesmith.runs.session import Session
 from tunesmith.runs.writing import NUM_SHOWN
@@ -32,7 +32,7 @@ def measure(session: Session, place: Place, base: Base, result: RunResult) -> No
     ]
     result.examples = _examples(session, base, test, written)
     ruler = gauge(session.source, data.task, session.longest)
-    model = outputs(session.forward, ruler, watch, "measuring what was forgotten")
+    model = reader(session.forward, ruler, watch, "measuring what was forgotten")
     kept = ruler.after(model, retention.load_record(place.base_record))
     result.retention, result.forgotten = kept.measures, kept.sentence
 

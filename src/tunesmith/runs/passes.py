@@ -1,0 +1,49 @@
+"""Passes without gradients on a processor: by several processes of one thread each, which wait for each other at the end only.
+
+A process with several threads waits for the slowest of them after every operation, and cannot use the kernels of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from tunesmith import forked, parallel
+from tunesmith.parallel import Item, Prepared, Result, Work
+
+TOKENS_AT_ONCE = 1024
+"""In one pass of one process."""
+_ADVICE = "It measured the model: try again with fewer threads (--threads 1), which take less memory."
+
+
+def in_turn(passes: Sequence[Item], prepared: Prepared[Item, Result], device: torch.device) -> Iterator[Result]:
+    """What the work finds for each pass, in order.
+
+    Args:
+        passes: What is given to the work.
+        prepared: Gives the work; entered once in every process.
+        device: Where the model is.
+
+    Raises:
+        WorkerLost: If a process is ended from outside; what the work raises is raised here.
+    """
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[Work[Item, Result]]:
+        torch.set_num_threads(1)
+        with prepared() as work:
+            yield work
+
+    num_processes = _num_processes(len(passes), device)
+    return parallel.in_turn(passes, num_processes, prepared if num_processes == 1 else alone, _ADVICE)
+
+
+def _num_processes(num_passes: int, device: torch.device) -> int:
+    """As many as there are threads, if there is a pass for each; the threads of a forked process do not come along."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or not forked.is_possible() or num_passes < threads or threading.active_count() > 1:
+        return 1
+    return threads
