@@ -16,6 +16,7 @@ from tunesmith.errors import InputError, RunError
 from tunesmith.evaluation.generate import Generation
 from tunesmith.evaluation.sampling import Sampling
 from tunesmith.runs import predict
+from tunesmith.training import precision
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -104,6 +105,46 @@ def test_drawn_answers_are_those_of_their_seed(finished):
     assert said[1] == run.chat("red green", max_new_tokens=12, temperature=2.0, seed=1)
     assert len(set(said.values())) > 1
     assert run.chat("red green", max_new_tokens=12, temperature=2.0, top_p=1e-6) == run.chat("red green", max_new_tokens=12)
+
+
+@pytest.mark.parametrize(("method", "learnt"), [("lora", "a"), ("bitfit", "bias"), ("full", "weight")])
+def test_a_run_in_16_bits_answers_in_16_bits_with_the_numbers_that_it_had(
+    monkeypatch, no_figures, bench, tmp_path, method, learnt
+):
+    """As large in memory as while it was trained, and no larger."""
+    run = _trained_in_16_bits(bench, tmp_path / "run", method)
+    monkeypatch.setattr(precision, "choose", _choosing(torch.bfloat16))
+    model = predict.load(run.folder).model
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    kinds = {p.dtype for name, p in model.named_parameters() if name.endswith(f".{learnt}") and p.requires_grad}
+    assert kinds <= {torch.float32 if method == "lora" else torch.bfloat16}
+    (stage,) = run.evaluate(bench.more_chats)
+    assert stage.metrics["loss"].value == pytest.approx(run.metrics["loss"], rel=1e-6)
+
+
+def test_a_machine_that_is_no_faster_in_16_bits_answers_in_32(monkeypatch, no_figures, bench, tmp_path):
+    run = _trained_in_16_bits(bench, tmp_path / "run", "lora")
+    monkeypatch.setattr(precision, "choose", _choosing(torch.float32))
+    assert {p.dtype for p in predict.load(run.folder).model.parameters()} == {torch.float32}
+    (stage,) = run.evaluate(bench.more_chats)
+    assert stage.metrics["loss"].value == pytest.approx(run.metrics["loss"], rel=1e-2)
+
+
+def test_a_run_in_32_bits_answers_in_32(monkeypatch, finished):
+    monkeypatch.setattr(precision, "choose", _choosing(torch.bfloat16))
+    assert {p.dtype for p in predict.load(finished("chats").folder).model.parameters()} == {torch.float32}
+
+
+def _trained_in_16_bits(bench, folder: Path, method: str):
+    import tunesmith as ts
+
+    how = {"method": method, "steps": 3, "precision": "bfloat16", "more": {"patience": 0}}
+    return ts.fit(bench.chats, model=bench.llama, eval=bench.more_chats, out=folder, **how)
+
+
+def _choosing(fastest: torch.dtype):
+    """A machine that is fastest in one number format."""
+    return lambda wish, _: (fastest if wish == "auto" else getattr(torch, wish), "")
 
 
 @pytest.mark.parametrize("status", ["killed", "interrupted", "failed"])

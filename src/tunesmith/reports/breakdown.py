@@ -22,6 +22,8 @@ def heading(profile: StepProfile) -> str:
     """Which step it was, and what its speed is measured against."""
     speed = f"{profile.num_tokens / profile.seconds:,.0f} tokens/s"
     limit = f"{profile.limit_flop_per_second / 1e9:,.0f} GFLOP/s"
+    if profile.has_rounded_products:
+        limit += ", which whole numbers of eight bits may pass"
     return (
         f"Step {profile.step:,}, the one of median speed among {profile.num_timed}: {profile.num_tokens:,} tokens in "
         f"{_milliseconds(profile.seconds)}, {speed}. The limit is what its largest matrix products reach alone here: {limit}."

@@ -155,6 +155,8 @@ class StepProfile:
     """Of what learns: values, gradients and the optimizer's moments."""
     kept_bytes: int
     """Most that a forward pass keeps for its backward pass."""
+    has_rounded_products: bool = False
+    """Whether products with frozen weights are of whole numbers of eight bits, which may be faster than the limit."""
 
     @property
     def seconds(self) -> float:

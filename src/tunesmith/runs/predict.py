@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from tunesmith import settings
 from tunesmith.checkpoint import adapter
 from tunesmith.data.columns import ChosenExamples
 from tunesmith.data.examples import Chat, Labelled, Message
@@ -22,13 +23,14 @@ from tunesmith.model import load as loading
 from tunesmith.model import token_rows
 from tunesmith.model.forward import Forward
 from tunesmith.model.source import Source
-from tunesmith.model.trial import choose
 from tunesmith.reports.result import RunResult
-from tunesmith.runs import answers
+from tunesmith.runs import answers, base_model
 from tunesmith.runs.answers import Written
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place, located
-from tunesmith.training import memory
+from tunesmith.runs.session import method_of
+from tunesmith.settings import FitSettings, TrainingSettings
+from tunesmith.training import memory, precision
 from tunesmith.watch import Quiet, Watch
 
 DEFAULT = Generation()
@@ -105,21 +107,36 @@ class Predictor:
 
 
 def load(folder: Path, watch: Watch | None = None) -> Predictor:
-    """The tuned model of the run in `folder`; `watch` is told if its base must be fetched.
+    """The tuned model of the run in `folder`, computing as the run did; `watch` is told if its base must be fetched.
 
     Raises:
         RunError: If the run is not finished.
         ModelError: If its base model is gone or has changed.
     """
-    result = finished(folder)
-    if Place(folder).model.exists():
-        source = loading.find(str(Place(folder).model))
-        model = loading.load(source, result.task)
-    else:
-        source, model, _ = with_adapter(folder, result, watch or Quiet())
-    model.eval()
-    forward, _ = choose(model, classification=bool(result.data.labels))
-    return Predictor(result, source, model, forward)
+    result, place = finished(folder), Place(folder)
+    chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
+    source = loading.find(str(place.model)) if place.model.exists() else _base_of(folder, result, watch or Quiet())
+    method = None if place.model.exists() else method_of(chosen)
+    loaded = base_model.load(source, _wish(result, chosen.training, method), base_model.device())
+    if method is not None:
+        adapter.load(loaded.model, place.adapter)
+        if method.trains_base_weights and loaded.dtype != torch.float32:
+            precision.store_frozen(loaded.model, loaded.dtype)
+    loaded.model.eval()
+    return Predictor(result, source, loaded.model, loaded.forward)
+
+
+def _wish(result: RunResult, training: TrainingSettings, method: Method | None) -> base_model.Wish:
+    """The base model as a run had it; in 16 bits only where this machine, too, is faster in them."""
+    return base_model.Wish(
+        task=result.task,
+        labels=() if method is None else tuple(result.data.labels),
+        base_bits=16 if method is None else training.base_bits,
+        precision="float32" if training.precision == "float32" else "auto",
+        learns=method is not None and method.trains_base_weights,
+        fast=training.fast_paths == "on",
+        seed=result.seed,
+    )
 
 
 def finished(folder: Path) -> RunResult:
@@ -147,21 +164,31 @@ def with_adapter(folder: Path, result: RunResult, watch: Watch) -> tuple[Source,
 
 
 def base(folder: Path, result: RunResult, watch: Watch) -> tuple[Source, PreTrainedModel]:
-    """The base model of a finished run, in as many bits as the run kept it.
+    """The base model of a finished run in float32, but for weights that the run kept in few bits.
 
     Raises:
         RunError: If it has changed.
         ModelError: If it cannot be read.
+    """
+    source = _base_of(folder, result, watch)
+    torch.manual_seed(result.seed)
+    memory.keep_few_kernels()
+    memory.return_freed_memory()
+    return source, loading.load(source, result.task, labels=tuple(result.data.labels), base_bits=base_bits(result))
+
+
+def _base_of(folder: Path, result: RunResult, watch: Watch) -> Source:
+    """The files that a run's base model was read from.
+
+    Raises:
+        RunError: If it has changed.
     """
     source = loading.find(located(result.model.name, result.directory), watch)
     if source.fingerprint != result.model.fingerprint:
         raise RunError(
             f"The base model {result.model.name} is not the one that {folder} was tuned on; the adapter does not fit."
         )
-    torch.manual_seed(result.seed)
-    memory.keep_few_kernels()
-    memory.return_freed_memory()
-    return source, loading.load(source, result.task, labels=tuple(result.data.labels), base_bits=base_bits(result))
+    return source
 
 
 def base_bits(result: RunResult) -> int:

@@ -61,6 +61,7 @@ class Profiler:
             weights_bytes=_weights_bytes(session.model, optimizer),
             learned_bytes=sum(_storages(optimizer.tensors()).values()),
             kept_bytes=counter.kept_bytes,
+            has_rounded_products=session.rounds_inputs,
         )
 
 

@@ -23,7 +23,7 @@ from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows, trial
 from tunesmith.model.source import Source
 from tunesmith.quantity import format_count
-from tunesmith.runs import defaults, machine, requirements
+from tunesmith.runs import base_model, defaults, machine, requirements
 from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
 from tunesmith.training import gradients, memory, precision, workers
@@ -110,52 +110,42 @@ class Session:
             return machine.facts(self.device)
 
     def load_base(self) -> None:
-        """Load the base model in the number format of this machine and find out how it takes batches.
-
-        Weights of a decoder that stay as they are, are read in this format; all others in float32, to be learnt or to be
-        rounded where the new head beside them is not.
-        """
-        training = self.settings.training
-        memory.keep_few_kernels()
-        memory.return_freed_memory()
-        self.dtype, sentence = precision.choose(training.precision, self.device)
-        stays = not (self.method.trains_base_weights or self.data.labels) and self.source.kind == "decoder"
-        stays &= training.base_bits == 16
-        reason = self._load(self.dtype if stays else torch.float32)
-        if reason and self.dtype != torch.float32 and self.device.type == "cpu":
-            if stays:
-                del self.forward, self.model  # or both would be in memory
-                reason = self._load(torch.float32)
-            if reason:
-                self.dtype, sentence = torch.float32, "computing in float32, as padded batches do on a processor"
-        if not self.method.trains_base_weights and self.dtype != torch.float32:
-            precision.store_frozen(self.model, self.dtype)
+        """Load the base model, in the number format of this machine and the form that it takes batches in."""
+        training, data = self.settings.training, self.data
+        wish = base_model.Wish(
+            task=data.task,
+            labels=data.labels,
+            base_bits=training.base_bits,
+            precision=training.precision,
+            learns=self.method.trains_base_weights,
+            fast=training.fast_paths == "on",
+            seed=training.seed,
+        )
+        loaded = base_model.load(self.source, wish, self.device)
+        for part in (data.train, data.validation, data.test):
+            for ids in (part.tokens.input_ids, part.tokens.target_ids):
+                token_rows.require(loaded.model, [] if ids is None else ids, self.source.tokenizer)
         memory.keep_freed_memory()  # from here on: what loading held is given back
-        self.watch.say(sentence)
+        self.take_base(loaded.forward, loaded.dtype)
+        self.watch.say(loaded.sentence)
         if missing := by_device.missing(self.device.type):
             tell = self.watch.warn if self.device.type == "cuda" else self.watch.say  # a processor loses about a tenth
             tell(f"computing without tunesmith's own kernels, which is slower: {missing}")
         if training.base_bits < 16:
             self.watch.say(f"the base model is held {self.storage}")
-            with gradients.threads(1 if (training.workers or 1) > 1 else torch.get_num_threads()):
-                if training.base_bits == 8 and rounded.pay(self.device.type):
-                    self.watch.say("while training, what these weights multiply is rounded to 8 bits, too: faster here")
-        if reason:
-            self.watch.say(f"rows are padded, not packed: {reason}")
-        self.take_base(self.forward, self.dtype)
+        if self.rounds_inputs:
+            self.watch.say("while training, what these weights multiply is rounded to 8 bits, too: faster here")
+        if loaded.reason:
+            self.watch.say(f"rows are padded, not packed: {loaded.reason}")
 
-    def _load(self, dtype: torch.dtype) -> str | None:
-        """Load the base model and choose the form in which it takes batches; returns why rows are padded, if they are."""
-        training, data = self.settings.training, self.data
-        torch.manual_seed(training.seed)
-        self.model = load.load(self.source, data.task, labels=data.labels, base_bits=training.base_bits, dtype=dtype)
-        for part in (data.train, data.validation, data.test):
-            for ids in (part.tokens.input_ids, part.tokens.target_ids):
-                token_rows.require(self.model, [] if ids is None else ids, self.source.tokenizer)
-        nn.Module.to(self.model, self.device)
-        fast = training.fast_paths == "on"
-        self.forward, reason = trial.choose(self.model, classification=data.task == "classification", fast=fast)
-        return reason
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether products with the base's weights are of whole numbers while gradients are found."""
+        training = self.settings.training
+        if training.base_bits != 8:
+            return False
+        with gradients.threads(1 if (training.workers or 1) > 1 else torch.get_num_threads()), self.kernels():
+            return rounded.pay(self.device.type)
 
     def take_base(self, loaded: forward.Forward, dtype: torch.dtype) -> None:
         """Work on a base model that is loaded, in the number format `dtype`."""
@@ -252,7 +242,7 @@ def prepare_session(chosen: FitSettings, watch: Watch) -> Session:
     for sentence in data.warnings:
         recorder.warn(sentence)
     requirements.require_held_out(data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = base_model.device()
     requirements.require_workers(chosen.training.workers, device)
     session = Session(chosen, source, data, method, device, recorder)
     session.decide()
