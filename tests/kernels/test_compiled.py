@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -150,3 +151,10 @@ def test_the_code_is_right_for_processors_with_some_of_the_instructions(processo
         [compiler, *flags, *map(str, compiled._FOLDER.glob("*.c"))], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_compilers_of_some_age_know_what_the_code_is_written_in():
+    """With one builtin that a compiler lacks there is no compiled code at all; gcc has `shufflevector` from 12 on only."""
+    sources = [*compiled._FOLDER.glob("*.c"), *compiled._FOLDER.glob("*.h")]
+    used = {word for file in sources for word in re.findall(r"__builtin_\w+", file.read_text())}
+    assert used <= {"__builtin_convertvector", "__builtin_prefetch"}  # gcc 9 (2019) has both, clang longer

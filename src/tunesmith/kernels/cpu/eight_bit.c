@@ -57,19 +57,25 @@ static inline lanes add_step(lanes total, step a, step b)
 
 #endif
 
-/* a and b beside each other in turn: the first or the second two of every four, one by one or two by two. */
-#define FIRST_ONES(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
-#define LAST_ONES(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
-#define FIRST_TWOS(a, b) __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-#define LAST_TWOS(a, b) __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
-
 /* The sum of each, in the first four places. */
 static inline lanes sums(const lanes x[SIDE])
 {
-    lanes one = FIRST_ONES(x[0], x[1]) + LAST_ONES(x[0], x[1]), two = FIRST_ONES(x[2], x[3]) + LAST_ONES(x[2], x[3]);
-    lanes all_four = FIRST_TWOS(one, two) + LAST_TWOS(one, two);
-    lanes halves = all_four + __builtin_shufflevector(all_four, all_four, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
-    return halves + __builtin_shufflevector(halves, halves, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
+#ifdef __AVX512BF16__
+    __m512 ones[2], fours;
+    for (int i = 0; i < 2; i++) {
+        __m512 a = (__m512)x[2 * i], b = (__m512)x[2 * i + 1];
+        ones[i] = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
+    }
+    __m512d a = _mm512_castps_pd(ones[0]), b = _mm512_castps_pd(ones[1]);
+    fours = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    fours += _mm512_shuffle_f32x4(fours, fours, 0x4e); /* the other half */
+    return (lanes)(fours + _mm512_shuffle_f32x4(fours, fours, 0xb1)); /* the other quarter of it */
+#else
+    lanes result = {0};
+    for (int s = 0; s < SIDE; s++)
+        result[s] = sum(x[s]);
+    return result;
+#endif
 }
 
 /* y += x Wt for so many rows of x, and SIDE of W. */
