@@ -61,7 +61,7 @@ def test_where_nothing_is_to_be_won_or_it_is_not_safe_this_process_does_all(monk
 def test_what_fails_is_said():
     with pytest.raises(WorkerLost, match=r"ZeroDivisionError"):
         _found(4, lambda number: 1 // number)
-    with pytest.raises(WorkerLost, match=r"ended from outside.*--threads 1"):
+    with pytest.raises(WorkerLost, match=r"ended from outside.*OMP_NUM_THREADS=1"):
         _found(4, lambda _: os._exit(1))
 
 

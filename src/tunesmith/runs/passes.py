@@ -16,7 +16,7 @@ from tunesmith.parallel import Item, Prepared, Result, Work
 
 TOKENS_AT_ONCE = 1024
 """In one pass of one process."""
-_ADVICE = "It measured the model: try again with fewer threads (--threads 1), which take less memory."
+_ADVICE = "It measured the model. If memory ran out, one process takes less: set OMP_NUM_THREADS=1 in the environment."
 
 
 def in_turn(passes: Sequence[Item], prepared: Prepared[Item, Result], device: torch.device) -> Iterator[Result]:
