@@ -28,9 +28,8 @@ from tunesmith.runs import answers, base_model
 from tunesmith.runs.answers import Written
 from tunesmith.runs.measure import score
 from tunesmith.runs.place import Place, located
-from tunesmith.runs.session import method_of
 from tunesmith.settings import FitSettings, TrainingSettings
-from tunesmith.training import memory, precision
+from tunesmith.training import memory
 from tunesmith.watch import Quiet, Watch
 
 DEFAULT = Generation()
@@ -115,25 +114,22 @@ def load(folder: Path, watch: Watch | None = None) -> Predictor:
     """
     result, place = finished(folder), Place(folder)
     chosen = settings.from_mapping(FitSettings, result.settings, f"{folder}/run.json")
-    source = loading.find(str(place.model)) if place.model.exists() else _base_of(folder, result, watch or Quiet())
-    method = None if place.model.exists() else method_of(chosen)
-    loaded = base_model.load(source, _wish(result, chosen.training, method), base_model.device())
-    if method is not None:
+    is_whole = place.model.exists()
+    source = loading.find(str(place.model)) if is_whole else _base_of(folder, result, watch or Quiet())
+    loaded = base_model.load(source, _wish(result, chosen.training, is_whole), base_model.device())
+    if not is_whole:
         adapter.load(loaded.model, place.adapter)
-        if method.trains_base_weights and loaded.dtype != torch.float32:
-            precision.store_frozen(loaded.model, loaded.dtype)
     loaded.model.eval()
     return Predictor(result, source, loaded.model, loaded.forward)
 
 
-def _wish(result: RunResult, training: TrainingSettings, method: Method | None) -> base_model.Wish:
-    """The base model as a run had it; in 16 bits only where this machine, too, is faster in them."""
+def _wish(result: RunResult, training: TrainingSettings, is_whole: bool) -> base_model.Wish:
+    """The base model as a run had it, or the whole model that it trained; in 16 bits only where this machine is faster."""
     return base_model.Wish(
         task=result.task,
-        labels=() if method is None else tuple(result.data.labels),
-        base_bits=16 if method is None else training.base_bits,
+        labels=() if is_whole else tuple(result.data.labels),
+        base_bits=16 if is_whole else training.base_bits,
         precision="float32" if training.precision == "float32" else "auto",
-        learns=method is not None and method.trains_base_weights,
         fast=training.fast_paths == "on",
         seed=result.seed,
     )
