@@ -34,7 +34,7 @@ dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "bfloat16"]
 WITHOUT_KERNEL = {
     "gpu": {"attention.probabilities", "lora_linear.write_changes", "lora_linear.change_gradients"}
     | {"gelu.activated", "gelu.gradient", "rounded.rows", "rounded.add_product", "rounded.add_transposed_product"}
-    | {"eight_bit.add_product"},
+    | {"eight_bit.add_product", "head_gradient.head_gradient"},
     "cpu": set(),
 }
 """A GPU has a kernel for the whole of attention; small products, and what torch does in one pass, are left to torch there."""

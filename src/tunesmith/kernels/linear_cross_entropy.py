@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.by_device import by_device
+from tunesmith.kernels.head_gradient import head_gradient
 
 CHUNK_ELEMENTS_CPU = 8 * 2**20  # float32 logits of one chunk: 32 MB, about a last-level cache
 CHUNK_ELEMENTS_ACCELERATOR = 256 * 2**20
@@ -134,7 +135,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dlogits is None:
                 continue
             if dhidden is not None:
-                torch.mm(dlogits, weight, out=dhidden[part])
+                head_gradient(dlogits, weight, scale, dhidden[part])
             if dweight is not None:
                 _add_product(dweight, dlogits.t(), hidden[part])
             if dbias is not None:
