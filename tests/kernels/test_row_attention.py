@@ -46,7 +46,7 @@ def _by_code(inputs: tuple[Tensor, Tensor, Tensor], dout: Tensor, *, causal: boo
     out = torch.full(dout.shape, torch.nan, dtype=torch.bfloat16)
     gradients = [torch.full(t.shape, torch.nan, dtype=torch.bfloat16) for t in inputs]
     shared = len(inputs[1]) - len(inputs[0])
-    table = Segments([len(dout)], num_shared=shared).table(ROW.most_tokens)
+    table = Segments([len(dout)], num_given=shared).table(ROW.most_tokens)
     assert not table.others
     sums = tuple(torch.zeros(shared, *t.shape[1:]) for t in inputs[1:])
     stream = Stream(*inputs, table.parts, causal, SCALE)
@@ -60,7 +60,7 @@ def _by_code(inputs: tuple[Tensor, Tensor, Tensor], dout: Tensor, *, causal: boo
 def _plainly(inputs: tuple[Tensor, Tensor, Tensor], dout: Tensor, *, causal: bool) -> list[Tensor]:
     q, k, v = (t.detach().float().requires_grad_() for t in inputs)
     ahead = len(k) - len(q)
-    segments = Segments([len(q)], num_shared=ahead)
+    segments = Segments([len(q)], num_given=ahead)
     out = plain(q, k, v, segments, Rule(causal=causal, scale=SCALE))
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), dout.float())]
 
@@ -146,7 +146,7 @@ def test_a_stream_of_which_it_takes_a_part(code: Code, window: int | None, share
     monkeypatch.setattr(part_attention, "code_for", lambda *_: code)
     lengths = [3, 600, 30, 1, 80]
     n = Sizes(sum(lengths) + shared, sum(lengths) + shared)
-    segments = Segments(lengths, num_shared=shared, in_stream=True)
+    segments = Segments(lengths, num_ahead=shared)
     inputs = [t.requires_grad_() for t in _inputs(n)]
     dout = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     rule = Rule(causal=True, scale=SCALE, window=window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from tunesmith.kernels import attention
 from tunesmith.kernels.attention import Rule, plain, segment_attention
 from tunesmith.kernels.segments import Segments
 
+_KINDS = ["tokens ahead", "given keys", "both"]
 SHORT = [5, 1, 9, 2]
 MIDDLE = [3, 17, 40, 1, 16]  # several blocks of queries
 LONG = [3, 48, 1, 53]  # flash attention
@@ -32,22 +34,16 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch):
 
 def _row_by_row(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
     """The obvious computation: every row beside a copy of the shared tokens, by ordinary segments."""
-    p, outputs = segments.num_shared, []
-    head = p if segments.in_stream else 0
-    if head:
-        outputs.append(plain(q[:p], k[:p], v[:p], Segments([p]), rule))
+    given, ahead, p = segments.num_given, segments.num_ahead, segments.num_shared
+    outputs = [_seeing_all_given(q[:ahead], k[:p], v[:p], given, rule)] if ahead else []
     for place in segments:
-        rows, own = q[head:][place], slice(place.start + p, place.stop + p)
+        rows, own = torch.cat([q[:ahead], q[ahead:][place]]), slice(place.start + p, place.stop + p)
         keys, values = (torch.cat([t[:p], t[own]]) for t in (k, v))
-        filler = torch.zeros(p, *q.shape[1:], dtype=q.dtype)
-        if segments.in_stream:
-            outputs.append(plain(torch.cat([filler, rows]), keys, values, Segments([p + len(rows)]), rule)[p:])
-        else:
-            outputs.append(_seeing_all_shared(rows, keys, values, p, rule))
+        outputs.append(_seeing_all_given(rows, keys, values, given, rule)[ahead:])
     return torch.cat(outputs)
 
 
-def _seeing_all_shared(q: Tensor, k: Tensor, v: Tensor, p: int, rule: Rule) -> Tensor:
+def _seeing_all_given(q: Tensor, k: Tensor, v: Tensor, p: int, rule: Rule) -> Tensor:
     group, n = q.shape[1] // k.shape[1], len(q)
     scores = torch.einsum("ihd,jhd->hij", q, k.repeat_interleave(group, 1)) * rule.scale
     if rule.softcap:
@@ -69,19 +65,19 @@ def _with_gradients(compute, tensors: tuple[Tensor, ...], segments: Segments, ru
 def _inputs(segments: Segments, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(heads)
     own, p = sum(segments.lengths), segments.num_shared
-    sizes = ((heads, own + p if segments.in_stream else own), (kv_heads, own + p), (kv_heads, own + p))
+    sizes = ((heads, own + segments.num_ahead), (kv_heads, own + p), (kv_heads, own + p))
     q, k, v = (torch.randn(h, n, 8, generator=generator).transpose(0, 1) for h, n in sizes)
     return q, k, v
 
 
-@pytest.mark.parametrize("in_stream", [True, False], ids=["in the stream", "keys and values only"])
+@pytest.mark.parametrize("share", [{"num_ahead": 1}, {"num_given": 1}, {"num_ahead": 0.6, "num_given": 0.4}], ids=_KINDS)
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["each its own keys", "two share"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize(
     ("lengths", "num_shared"), [(SHORT, 1), (SHORT, 7), (MIDDLE, 4), (MIDDLE, 30), (LONG, 4), (LONG, 30)], ids=str
 )
-def test_forward_and_gradients(lengths: list[int], num_shared: int, rule: Rule, heads: tuple[int, int], in_stream: bool):
-    segments = Segments(lengths, num_shared=num_shared, in_stream=in_stream)
+def test_forward_and_gradients(lengths: list[int], num_shared: int, rule: Rule, heads: tuple[int, int], share: dict[str, float]):
+    segments = Segments(lengths, **{kind: math.ceil(part * num_shared) for kind, part in share.items()})
     inputs = _inputs(segments, *heads)
     expected = _with_gradients(_row_by_row, inputs, segments, rule)
     for compute in (segment_attention, plain):
@@ -92,7 +88,7 @@ def test_forward_and_gradients(lengths: list[int], num_shared: int, rule: Rule, 
 
 
 def test_the_shared_tokens_matter_to_every_row():
-    segments = Segments(SHORT, num_shared=3, in_stream=True)
+    segments = Segments(SHORT, num_ahead=3)
     q, k, v = _inputs(segments, 2, 2)
     before = segment_attention(q, k, v, segments, RULES["causal"])
     v[:3] += 1
@@ -101,7 +97,7 @@ def test_the_shared_tokens_matter_to_every_row():
 
 
 def test_no_row_sees_another():
-    segments = Segments(SHORT, num_shared=3, in_stream=True)
+    segments = Segments(SHORT, num_ahead=3)
     q, k, v = _inputs(segments, 2, 2)
     before = segment_attention(q, k, v, segments, RULES["both ways"])
     v[3:8] += 1
@@ -111,14 +107,19 @@ def test_no_row_sees_another():
 
 def test_a_window_counts_shared_tokens_of_the_stream_and_no_others():
     rule = replace(RULES["causal"], window=2)
-    for in_stream, reached in ((True, [1, 0, 0]), (False, [3, 3, 3])):
-        segments = Segments([3], num_shared=3, in_stream=in_stream)
-        mask = segments.mask(3, causal=True, window=rule.window, dtype=torch.float32, shared=True)
+    for given, ahead, reached in ((0, 3, [1, 0, 0]), (3, 0, [3, 3, 3]), (1, 2, [2, 1, 1])):
+        segments = Segments([3], num_given=given, num_ahead=ahead)
+        mask = segments.mask(3, causal=True, window=rule.window, dtype=torch.float32, shared=3)
         assert mask is not None
         assert (mask[:, :3] == 0).sum(1).tolist() == reached
 
 
 def test_the_same_segments_are_shared_by_all_layers():
     segments = Segments(SHORT)
-    assert segments.sharing(3, in_stream=True) is segments.sharing(3, in_stream=True)
-    assert segments.sharing(3, in_stream=True) is not segments.sharing(3, in_stream=False)
+    assert segments.sharing(num_ahead=3) is segments.sharing(num_ahead=3)
+    assert segments.sharing(num_ahead=3) is not segments.sharing(num_given=3)
+
+
+def test_given_keys_come_to_the_tokens_ahead():
+    both = Segments(SHORT).sharing(num_ahead=3).sharing(num_given=2)
+    assert (both.num_given, both.num_ahead, both.num_queries) == (2, 3, sum(SHORT) + 3)

@@ -33,10 +33,11 @@ RULES = {
 }
 STREAMS = {
     "rows": Segments(LENGTHS),
-    "shared in the stream": Segments(LENGTHS, num_shared=3, in_stream=True),
-    "shared keys": Segments(LENGTHS, num_shared=3),
+    "tokens ahead": Segments(LENGTHS, num_ahead=3),
+    "given keys": Segments(LENGTHS, num_given=3),
+    "both": Segments(LENGTHS, num_given=2, num_ahead=3),
 }
-CASES = [(s, r) for s in STREAMS for r in RULES if not (s == "shared keys" and RULES[r].window)]
+CASES = [(s, r) for s in STREAMS for r in RULES if not (STREAMS[s].num_given and RULES[r].window)]
 
 
 class StandIn:
@@ -89,7 +90,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 def _inputs(segments: Segments, heads: int = 4, kv_heads: int = 2, **form) -> list[Tensor]:
     generator = torch.Generator().manual_seed(heads)
     own, p = sum(segments.lengths), segments.num_shared
-    sizes = ((heads, own + p if segments.in_stream else own), (kv_heads, own + p), (kv_heads, own + p))
+    sizes = ((heads, own + segments.num_ahead), (kv_heads, own + p), (kv_heads, own + p))
     return [torch.randn(h, n, 8, generator=generator).to(**form).transpose(0, 1) for h, n in sizes]
 
 
@@ -120,7 +121,7 @@ def test_arguments(stand_in: StandIn):
     inputs = _inputs(segments, dtype=torch.bfloat16)
     segment_attention(*inputs, segments, RULES["causal"])
     segment_attention(*inputs, segments, RULES["window both ways"])
-    shared = STREAMS["shared in the stream"]
+    shared = STREAMS["tokens ahead"]
     segment_attention(*_inputs(shared, dtype=torch.bfloat16), shared, RULES["causal window"])
     ends = [0, 5, 6, 15, 17]
     assert stand_in.calls[0][:-1] == (ends, ends, 9, 9, 0.0, True, False)
@@ -141,7 +142,7 @@ def test_what_the_kernel_does_not_know_takes_the_general_form(stand_in: StandIn)
     segments, rule = STREAMS["rows"], RULES["causal"]
     half, full = _inputs(segments, dtype=torch.bfloat16), _inputs(segments)
     odd = [t[..., :6] for t in half]
-    other = STREAMS["shared keys"]
+    other = STREAMS["given keys"]
     unknown = [
         (half, segments, replace(rule, softcap=5.0)),
         (half, segments, replace(rule, dropout=0.5)),
@@ -190,7 +191,7 @@ def test_a_processor_never_takes_it():
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
 def test_on_a_gpu(stream: str, rule: str, heads: tuple[int, int]):
     here = STREAMS[stream]
-    there = Segments(here.lengths, "cuda", num_shared=here.num_shared, in_stream=here.in_stream)
+    there = Segments(here.lengths, "cuda", num_given=here.num_given, num_ahead=here.num_ahead)
     inputs = _inputs(here, *heads)
     moved = [t.to("cuda", torch.bfloat16) for t in inputs]
     assert varlen.takes(moved[0], moved[2], there, RULES[rule])

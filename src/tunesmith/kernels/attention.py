@@ -94,8 +94,7 @@ class _SegmentAttention(torch.autograd.Function):
         for part in table.others:
             inputs, place = (q[part.queries], keys.by(part), values.by(part)), out[part.queries]
             if _takes_flash(inputs, rule):
-                num_shared = segments.num_shared if part.sees_shared else 0
-                kept.append(flash.attend(inputs, place, num_shared, causal=rule.causal, scale=rule.scale))
+                kept.append(flash.attend(inputs, place, part.num_shared, causal=rule.causal, scale=rule.scale))
                 flashed = True
             else:
                 kept.extend(_products_forward(inputs, place, _blocks(inputs, segments, part, rule), rule.scale))
@@ -134,7 +133,7 @@ class _SegmentAttention(torch.autograd.Function):
 
 def _mask(length: int, segments: Segments, part: Part, rule: Rule, dtype: torch.dtype) -> Tensor | None:
     """What to add to all scores of a segment, `(length, seen)`."""
-    return segments.mask(length, causal=rule.causal, window=rule.window, dtype=dtype, shared=part.sees_shared)
+    return segments.mask(length, causal=rule.causal, window=rule.window, dtype=dtype, shared=part.num_shared)
 
 
 def _takes_flash(inputs: tuple[Tensor, ...], rule: Rule) -> bool:
@@ -156,7 +155,7 @@ def _blocks(inputs: tuple[Tensor, ...], segments: Segments, part: Part, rule: Ru
     ends = [length * number // count for number in range(count + 1)]
     rows = [slice(start, end) for start, end in itertools.pairwise(ends)]
     if rule.window is not None and rule.window < seen:
-        if count > 1 and (segments.in_stream or not part.sees_shared):
+        if count > 1 and not segments.num_given:
             return [_strip(block, seen, seen - length, segments, rule, dtype) for block in rows]
         mask = _mask(length, segments, part, rule, dtype)
         return [_Block(block, slice(0, seen), None if mask is None else mask[block]) for block in rows]

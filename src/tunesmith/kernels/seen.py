@@ -19,12 +19,14 @@ class Seen:
     def by(self, part: Part) -> Tensor:
         """`(seen, heads, width)`, valid until the next call."""
         own = self.all[part.keys]
-        if not part.sees_shared:
+        if not part.num_shared:
             return own
+        if part.keys.start == part.num_shared:  # what it sees stands together
+            return self.all[: part.keys.stop]
         if self.all.requires_grad:
-            return torch.cat([self.all[: self.num_shared], own])
-        end = self.num_shared + len(own)
-        self.buffer[self.num_shared : end] = own
+            return torch.cat([self.all[: part.num_shared], own])
+        end = part.num_shared + len(own)
+        self.buffer[part.num_shared : end] = own
         return self.buffer[:end]
 
     @cached_property
@@ -48,21 +50,21 @@ class SeenGradients:
     def of(self, part: Part) -> Tensor:
         """`(seen, heads, width)`, to be filled."""
         length = part.keys.stop - part.keys.start
-        return self.buffer[: self.num_shared + length] if part.sees_shared else self.total[part.keys]
+        return self.buffer[: part.num_shared + length] if part.num_shared else self.total[part.keys]
 
     def add(self, part: Part) -> None:
         """Take over what was filled in."""
-        if part.sees_shared and self.shared is not None:
+        if part.num_shared and self.shared is not None:
             filled = self.of(part)
-            self.shared += filled[: self.num_shared]
-            self.total[part.keys] = filled[self.num_shared :]
+            self.shared[: part.num_shared] += filled[: part.num_shared]
+            self.total[part.keys] = filled[part.num_shared :]
 
     def end(self) -> None:
         """Write the sums, rounded once."""
         if self.shared is None:
             return
-        if self.segments.in_stream:
-            self.shared += self.total[: self.num_shared]  # what the shared tokens see of each other
+        given = self.segments.num_given
+        self.shared[given:] += self.total[given : self.num_shared]  # what the tokens ahead see of each other
         self.total[: self.num_shared] = self.shared
 
     @cached_property

@@ -19,8 +19,8 @@ class Part:
     """Their place among all queries."""
     keys: slice
     """The place of their own keys among all keys."""
-    sees_shared: bool
-    """Whether they look at the shared keys too."""
+    num_shared: int
+    """How many of the shared keys, from the first on, they look at before their own."""
 
 
 @dataclass(frozen=True)
@@ -50,62 +50,64 @@ class Layout:
     """(own keys,) places among the seen keys, in the order of the keys, where each part has its own"""
     copies: Tensor
     """(segments * shared,) places among the seen keys where segments have the shared ones"""
+    num_copied: int
+    """Shared keys that the tokens ahead see; they are the first of the seen keys."""
 
 
 class Segments:
-    """The segments of one packed stream of `sum(lengths)` tokens.
+    """The segments of one packed stream, of which every token belongs to one or stands ahead of all.
 
-    With `num_shared` tokens that every segment sees first, keys and values begin with theirs, once for all segments. If
-    these tokens are `in_stream`, queries begin with theirs too: they are a segment of their own, which stands before every
-    other in position. Otherwise they are keys and values only, which no window hides.
+    Keys and values begin with what every segment sees, once for all of them: first `num_given` keys that belong to no
+    token, which no window hides, then those of `num_ahead` tokens that the stream begins with. These are a segment of their
+    own, which stands before every other in position and sees the given keys, too.
     """
 
     def __init__(
-        self, lengths: list[int], device: torch.device | str = "cpu", *, num_shared: int = 0, in_stream: bool = False
+        self, lengths: list[int], device: torch.device | str = "cpu", *, num_given: int = 0, num_ahead: int = 0
     ) -> None:
         assert lengths, "a stream has at least one segment"
         assert min(lengths) > 0, "a segment without tokens has no place in a stream"
         self.lengths = lengths
         self.device = torch.device(device)
-        self.num_shared = num_shared
-        self.in_stream = in_stream
-        self._masks: dict[tuple[int, bool, int | None, torch.dtype, bool], Tensor | None] = {}
+        self.num_given = num_given
+        self.num_ahead = num_ahead
+        self.num_shared = num_given + num_ahead
+        self._masks: dict[tuple[int, bool, int | None, torch.dtype, int], Tensor | None] = {}
         self._strips: dict[tuple[int, int, int, bool, int, torch.dtype], Tensor] = {}
-        self._sharing: dict[tuple[int, bool], Segments] = {}
+        self._sharing: dict[tuple[int, int], Segments] = {}
         self._tables: dict[int, Table] = {}
 
     def __iter__(self) -> Iterator[slice]:
-        """The place of each segment in the stream."""
+        """The place of each segment among the tokens of all segments."""
         start = 0
         for length in self.lengths:
             yield slice(start, start + length)
             start += length
 
-    def sharing(self, num_shared: int, *, in_stream: bool) -> Segments:
-        """The same segments with shared tokens before them; every layer asks for the same few, so they are made once."""
-        key = (num_shared, in_stream)
+    def sharing(self, *, num_given: int = 0, num_ahead: int = 0) -> Segments:
+        """The same segments, with more to see before them; every layer asks for the same few, so they are made once."""
+        key = (self.num_given + num_given, self.num_ahead + num_ahead)
         if key not in self._sharing:
-            self._sharing[key] = Segments(self.lengths, self.device, num_shared=num_shared, in_stream=in_stream)
+            self._sharing[key] = Segments(self.lengths, self.device, num_given=key[0], num_ahead=key[1])
         return self._sharing[key]
 
     def parts(self) -> Iterator[Part]:
-        """Who looks at whom; the shared tokens first, if they are in the stream."""
-        shared = self.num_shared
-        ahead = shared if self.in_stream else 0
+        """Who looks at whom; the tokens ahead first."""
+        shared, ahead = self.num_shared, self.num_ahead
         if ahead:
-            yield Part(slice(0, ahead), slice(0, ahead), sees_shared=False)
+            yield Part(slice(0, ahead), slice(self.num_given, shared), self.num_given)
         for place in self:
             own = slice(place.start + shared, place.stop + shared)
-            yield Part(slice(place.start + ahead, place.stop + ahead), own, sees_shared=shared > 0)
+            yield Part(slice(place.start + ahead, place.stop + ahead), own, shared)
 
     def table(self, most_tokens: int) -> Table:
         """The parts that see at most so many tokens, and the others; made once, whoever asks."""
         if most_tokens not in self._tables:
             small, others = [], []
             for part in self.parts():
-                own, shared = part.keys.stop - part.keys.start, self.num_shared if part.sees_shared else 0
-                row = (part.queries.start, part.queries.stop - part.queries.start, part.keys.start, own, shared)
-                if shared + own <= most_tokens:
+                own = part.keys.stop - part.keys.start
+                row = (part.queries.start, part.queries.stop - part.queries.start, part.keys.start, own, part.num_shared)
+                if part.num_shared + own <= most_tokens:
                     small.append(row)
                 else:
                     others.append(part)
@@ -114,8 +116,8 @@ class Segments:
 
     @cached_property
     def num_queries(self) -> int:
-        """Tokens of the whole stream, those of shared tokens that are in it included."""
-        return sum(self.lengths) + (self.num_shared if self.in_stream else 0)
+        """Tokens of the whole stream, those ahead included."""
+        return sum(self.lengths) + self.num_ahead
 
     def there(self, tensor: Tensor) -> Tensor:
         """A tensor of this process where the stream is, without waiting for what is computed there."""
@@ -146,10 +148,10 @@ class Segments:
         """(tokens,) position of each token in its segment."""
         return self.there(torch.cat([torch.arange(n) for n in self.lengths]))
 
-    def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: bool = False) -> Tensor | None:
+    def mask(self, length: int, *, causal: bool, window: int | None, dtype: torch.dtype, shared: int = 0) -> Tensor | None:
         """What to add to the scores `(length, keys)` of a segment: 0 where a token may look, minus infinity elsewhere.
 
-        The keys are the segment's own or, if `shared`, the shared ones and then its own. None where all may look at all.
+        The keys are so many of the shared ones and then the segment's own. None where all may look at all.
         Every layer asks for the same few, so they are made once.
         """
         key = (length, causal, window, dtype, shared)
@@ -167,13 +169,13 @@ class Segments:
             self._strips[key] = _mask(_distances(num_queries, num_keys, first, self.device), causal, window, dtype)
         return self._strips[key]
 
-    def _made(self, key: tuple[int, bool, int | None, torch.dtype, bool]) -> Tensor | None:
+    def _made(self, key: tuple[int, bool, int | None, torch.dtype, int]) -> Tensor | None:
         length, causal, window, dtype, shared = key
-        before = self.num_shared if shared and self.in_stream else 0
+        always = min(shared, self.num_given)
+        before = shared - always
         if _sees_all(length, causal, window, before):
             return None
         mask = _mask(_distances(length, before + length, before, self.device), causal, window, dtype)
-        always = self.num_shared if shared and not self.in_stream else 0
         return torch.nn.functional.pad(mask, (always, 0)) if always else mask
 
 
@@ -181,13 +183,15 @@ def _layout(segments: Segments) -> Layout:
     shared, parts = torch.arange(segments.num_shared), list(segments.parts())
     num_queries = [part.queries.stop - part.queries.start for part in parts]
     keys = [torch.arange(part.keys.start, part.keys.stop) for part in parts]
-    heads = [shared if part.sees_shared else shared[:0] for part in parts]
+    heads = [shared[: part.num_shared] for part in parts]
     num_keys = [len(head) + len(own) for head, own in zip(heads, keys, strict=True)]
     starts = [0, *itertools.accumulate(num_keys)]
 
-    def places(offset_of: Callable[[int], int], tensors: list[Tensor]) -> Tensor:
-        return segments.there(torch.cat([torch.arange(len(t)) + offset_of(i) for i, t in enumerate(tensors)]))
+    def places(offset_of: Callable[[int], int], tensors: list[Tensor], first: int = 0) -> Tensor:
+        pieces = [torch.arange(len(t)) + offset_of(i) for i, t in enumerate(tensors)]
+        return segments.there(torch.cat(pieces[first:]))
 
+    ahead = 1 if segments.num_ahead else 0
     return Layout(
         query_ends=segments.there(torch.tensor([0, *itertools.accumulate(num_queries)], dtype=torch.int32)),
         key_ends=segments.there(torch.tensor(starts, dtype=torch.int32)),
@@ -195,7 +199,8 @@ def _layout(segments: Segments) -> Layout:
         most_keys=max(num_keys),
         seen=segments.there(torch.cat([piece for pair in zip(heads, keys, strict=True) for piece in pair])),
         own=places(lambda i: starts[i] + len(heads[i]), keys),
-        copies=places(lambda i: starts[i], heads),
+        copies=places(lambda i: starts[i], heads, ahead),
+        num_copied=segments.num_given * ahead,
     )
 
 

@@ -47,8 +47,8 @@ def _is_on(device: torch.device) -> bool:
 def _knows(q: Tensor, v: Tensor, segments: Segments, rule: Rule) -> bool:
     if rule.softcap or rule.dropout or q.dtype not in (torch.bfloat16, torch.float16):
         return False
-    if rule.window is not None and segments.num_shared and not segments.in_stream:
-        return False  # no window hides shared keys, and the kernel's would
+    if rule.window is not None and segments.num_given:
+        return False  # no window hides given keys, and the kernel's would
     width = q.shape[2]
     # Between 192 and 224 some cards have no backward pass.
     return width == v.shape[2] and width % 8 == 0 and (width <= 192 or 224 < width <= _WIDEST)
@@ -132,8 +132,8 @@ class _Seen(torch.autograd.Function):
         segments, layout = ctx.segments, ctx.segments.layout
         own = dseen.index_select(0, layout.own)
         copies = dseen.index_select(0, layout.copies).unflatten(0, (-1, segments.num_shared))
-        shared = copies.sum(0, dtype=torch.float32).to(dseen.dtype)  # not by index_add, whose order changes on a GPU
-        if not segments.in_stream:
-            return torch.cat([shared, own]), None
-        own[: segments.num_shared] += shared
-        return own, None
+        shared = copies.sum(0, dtype=torch.float32)  # not by index_add, whose order changes on a GPU
+        shared[: layout.num_copied] += dseen[: layout.num_copied]
+        given, ahead = shared.to(dseen.dtype).split([segments.num_given, segments.num_ahead])
+        own[: segments.num_ahead] += ahead
+        return torch.cat([given, own]) if len(given) else own, None

@@ -94,7 +94,7 @@ def hidden_states(
     positions, ahead = segments.positions, 0
     if beginning is not None:
         ahead = len(beginning)
-        see(segments.sharing(ahead, in_stream=True))
+        see(segments.sharing(num_ahead=ahead))
         input_ids = torch.cat([beginning, input_ids])
         positions = torch.cat([torch.arange(ahead, device=positions.device), positions + ahead])
     inputs: dict[str, Any] = {
@@ -135,7 +135,7 @@ def _attention(
     segments, extra = _active[-1].seen, extra_keys.of(module)
     extra_keys.note(module, key, value)
     if extra is not None:
-        segments = segments.sharing(extra.keys.shape[1], in_stream=False)
+        segments = segments.sharing(num_given=extra.keys.shape[1])
         key, value = (torch.cat([t.to(own.dtype)[None], own], 2) for t, own in ((extra.keys, key), (extra.values, value)))
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     assert len(q) == segments.num_queries, "the stream is not the one that attention was told of"

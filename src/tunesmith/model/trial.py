@@ -51,10 +51,10 @@ def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -
 def sharing(forward: Forward) -> Forward:
     """The same, with leave to take what all rows begin with once, if the model then still gives its own answers.
 
-    Not with dropout, which would be the same for all rows of a pass, nor with keys that a method gives, which go before it.
+    Not with dropout, which would be the same for all rows of a pass.
     """
     model = forward.model
-    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config) or virtual_tokens.gives_keys(model):
+    if not isinstance(forward, PackedForward) or anatomy.is_encoder(model.config):
         return forward
     surgery.train_added(model)
     if any(isinstance(module, nn.Dropout) and module.training and module.p > 0 for module in model.modules()):

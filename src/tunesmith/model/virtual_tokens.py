@@ -80,7 +80,7 @@ def made_once(model: nn.Module, words: Tensor | None = None) -> Iterator[None]:
     if tokens is None:
         yield
         return
-    made, begun = Made(tokens), Beginning(tokens, words)
+    made, begun = Made(tokens), Beginning(tokens, None if isinstance(tokens, VirtualKeys) else words)
     _made[tokens], _begun[tokens] = made, begun
     try:
         yield
@@ -122,11 +122,6 @@ def find(model: nn.Module) -> tuple[str, VirtualTokens]:
 def count(model: nn.Module) -> int:
     """How many virtual tokens stand before every input of the model."""
     return sum(module.num_tokens for module in model.modules() if isinstance(module, VirtualTokens))
-
-
-def gives_keys(model: nn.Module) -> bool:
-    """Whether the layers of the model are given keys and values that no token stands for."""
-    return any(isinstance(module, VirtualKeys) for module in model.modules())
 
 
 def path_before_words(model: PreTrainedModel) -> str:
@@ -214,7 +209,7 @@ def _places(part: PreTrainedModel, count: int) -> list[int] | None:
     if rows is None:
         return None
     if not anatomy.is_encoder(part.config):
-        packed.see(rows.sharing(count, in_stream=True))
+        packed.see(rows.sharing(num_ahead=count))
         return None
     packed.see(Segments([length + count for length in rows.lengths], rows.device))
     return rows.lengths
