@@ -76,7 +76,9 @@ def _inputs(segments: Segments, heads: int, kv_heads: int) -> tuple[Tensor, Tens
 @pytest.mark.parametrize(
     ("lengths", "num_shared"), [(SHORT, 1), (SHORT, 7), (MIDDLE, 4), (MIDDLE, 30), (LONG, 4), (LONG, 30)], ids=str
 )
-def test_forward_and_gradients(lengths: list[int], num_shared: int, rule: Rule, heads: tuple[int, int], share: dict[str, float]):
+def test_forward_and_gradients(
+    lengths: list[int], num_shared: int, rule: Rule, heads: tuple[int, int], share: dict[str, float]
+):
     segments = Segments(lengths, **{kind: math.ceil(part * num_shared) for kind, part in share.items()})
     inputs = _inputs(segments, *heads)
     expected = _with_gradients(_row_by_row, inputs, segments, rule)

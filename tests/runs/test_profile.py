@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from tunesmith.commands import main
-from tunesmith.reports.result import RunResult, StepProfile
+from tunesmith.kernels.cpu import compiled
+from tunesmith.reports import breakdown
+from tunesmith.reports.result import RunResult, StepPart, StepProfile
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -76,3 +79,31 @@ def test_models_of_other_kinds(profiled, data, model, task):
     parts = {part.name: part for part in _profile(folder).parts}
     assert parts["forward"].flop > parts["head"].flop > 0
     assert parts["backward"].flop > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "more", "left_out"),
+    [
+        ("chats", "llama", ("--precision", "bfloat16"), True),
+        ("chats", "llama", ("--precision", "bfloat16", "--fast-paths", "off"), False),
+        ("chats", "llama", (), False),
+        ("reviews", "bert", ("--precision", "bfloat16", "--task", "classification"), False),
+    ],
+)
+def test_where_the_head_leaves_out_words(profiled, data, model, more, left_out):
+    if left_out and not (compiled.is_there() and compiled.pairs_are_fast()):
+        pytest.skip("this processor computes with all words")
+    folder, _ = profiled("--profile", "--workers", 2, *more, data=data, model=model)
+    assert _profile(folder).leaves_out_words == left_out
+
+
+@pytest.mark.parametrize(
+    ("fact", "text"),
+    [("has_rounded_products", "whole numbers of eight bits may pass"), ("leaves_out_words", "the head may pass")],
+)
+def test_the_heading_says_why_the_limit_may_be_passed(fact, text):
+    part = StepPart(name="head", seconds=1.0, flop=10**9)
+    sizes = dict.fromkeys(("step", "num_timed", "num_tokens", "weights_bytes", "learned_bytes", "kept_bytes"), 1)
+    plain = StepProfile(parts=[part], limit_flop_per_second=1e9, **sizes)
+    assert text not in breakdown.heading(plain)
+    assert text in breakdown.heading(dataclasses.replace(plain, **{fact: True}))

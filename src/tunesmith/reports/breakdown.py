@@ -24,6 +24,8 @@ def heading(profile: StepProfile) -> str:
     limit = f"{profile.limit_flop_per_second / 1e9:,.0f} GFLOP/s"
     if profile.has_rounded_products:
         limit += ", which whole numbers of eight bits may pass"
+    elif profile.leaves_out_words:
+        limit += ", which the head may pass, because it leaves out products with unlikely words"
     return (
         f"Step {profile.step:,}, the one of median speed among {profile.num_timed}: {profile.num_tokens:,} tokens in "
         f"{_milliseconds(profile.seconds)}, {speed}. The limit is what its largest matrix products reach alone here: {limit}."

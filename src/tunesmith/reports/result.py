@@ -157,6 +157,8 @@ class StepProfile:
     """Most that a forward pass keeps for its backward pass."""
     has_rounded_products: bool = False
     """Whether products with frozen weights are of whole numbers of eight bits, which may be faster than the limit."""
+    leaves_out_words: bool = False
+    """Whether the head leaves out products with unlikely words, which are counted all the same."""
 
     @property
     def seconds(self) -> float:

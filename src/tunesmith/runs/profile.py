@@ -62,6 +62,7 @@ class Profiler:
             learned_bytes=sum(_storages(optimizer.tensors()).values()),
             kept_bytes=counter.kept_bytes,
             has_rounded_products=session.rounds_inputs,
+            leaves_out_words=session.leaves_out_words,
         )
 
 

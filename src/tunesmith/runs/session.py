@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +18,7 @@ from tunesmith.data.pack import num_shared
 from tunesmith.data.prepare import prepare
 from tunesmith.data.prepared import PreparedData
 from tunesmith.errors import SettingsError
-from tunesmith.kernels import by_device, rounded
+from tunesmith.kernels import by_device, head_gradient, rounded
 from tunesmith.method import Method
 from tunesmith.model import anatomy, forward, heads, load, quantize, token_rows, trial
 from tunesmith.model.source import Source
@@ -141,11 +141,22 @@ class Session:
     @property
     def rounds_inputs(self) -> bool:
         """Whether products with the base's weights are of whole numbers while gradients are found."""
-        training = self.settings.training
-        if training.base_bits != 8:
-            return False
-        with gradients.threads(1 if (training.workers or 1) > 1 else torch.get_num_threads()), self.kernels():
-            return rounded.pay(self.device.type)
+        with self._training_threads():
+            return self.settings.training.base_bits == 8 and rounded.pay(self.device.type)
+
+    @property
+    def leaves_out_words(self) -> bool:
+        """Whether the head leaves out products with unlikely words while gradients are found."""
+        with self._training_threads():
+            is_ours = isinstance(self.forward, forward.PackedForward) and self.data.task != "classification"
+            return is_ours and self.device.type == "cpu" and head_gradient.leaves_out(self.dtype)
+
+    @contextlib.contextmanager
+    def _training_threads(self) -> Iterator[None]:
+        """As many threads, and the kernels, that each process has while gradients are found."""
+        is_one_of_many = (self.settings.training.workers or 1) > 1
+        with gradients.threads(1 if is_one_of_many else torch.get_num_threads()), self.kernels():
+            yield
 
     def take_base(self, loaded: forward.Forward, dtype: torch.dtype) -> None:
         """Work on a base model that is loaded, in the number format `dtype`."""

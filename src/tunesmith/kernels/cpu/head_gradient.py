@@ -2,10 +2,10 @@
 
     dh = dz W  =  sum of chosen words  dz_w W_w  +  (sum of the others  dz_w)  W',     W' the mean of the others' W_w
 
-A word is chosen if it is the target of a row of the chunk, or if any row expects it with more than 2^-16. The others share one row
-of the weight: their mean, each as often as all rows together expect it. So the sum over the rows is exact, and what a row loses is
-only how its unlikely words differ from those of all. Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009) leaves out words
-below 2^-12 without making up for them. `docs/log.md` has what it costs and gains.
+A word is chosen if it is the target of a row of the chunk, or if any row expects it with more than 2^-16. The others share one
+row of the weight: their mean, each as often as all rows together expect it. So the sum over the rows is exact, and what a row
+loses is only how its unlikely words differ from those of all. Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009) leaves
+out words below 2^-12 without making up for them. `docs/decisions/0012` has what either costs.
 """
 
 import torch
