@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.pack import common_passes, in_order_of_length, num_shared, pack, passes
+from tunesmith.data.pack import common_passes, even_groups, in_order_of_length, num_shared, pack, passes
 from tunesmith.data.table import IGNORED, TokenTable, offsets_of
 
 Row = tuple[list[int], list[int]]
@@ -152,6 +154,23 @@ def test_no_pass_is_much_larger_than_it_must_be():
     table = _table([([1] * size, [1] * size) for size in lengths])
     groups = passes(table, range(6), 16)
     assert sorted(int(table.lengths[group].sum()) for group in groups) == [15, 15]
+
+
+def test_groups_exchange_rows_to_be_even():
+    """Longest first gives 17 and 13."""
+    lengths = np.array([8, 7, 6, 5, 4])
+    assert [int(lengths[group].sum()) for group in even_groups(lengths, 2)] == [15, 15]
+
+
+@given(st.lists(st.integers(1, 500), max_size=20), st.integers(1, 5))
+def test_no_exchange_makes_the_largest_and_the_smallest_group_more_alike(lengths: list[int], num_groups: int):
+    sizes = np.array(lengths, dtype=np.int64)
+    groups = even_groups(sizes, num_groups)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    larger, smaller = (choose(groups, key=lambda group: sizes[group].sum()) for choose in (max, min))
+    gap = sizes[larger].sum() - sizes[smaller].sum()
+    for given_away, taken in itertools.product(sizes[larger], [0, *sizes[smaller]]):
+        assert abs(gap - 2 * (given_away - taken)) >= gap
 
 
 def test_a_row_that_is_longer_than_a_pass_takes_one():

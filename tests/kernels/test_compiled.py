@@ -140,6 +140,12 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch):
     assert why_not() == "TUNESMITH_COMPILED is off"
 
 
+@pytest.mark.skipif(compiled._compiler() is None or os.environ.get("TUNESMITH_COMPILED") == "off", reason="needs a C compiler")
+def test_where_there_is_a_compiler_there_is_code():
+    """Or every test that needs it is skipped, and nothing tells."""
+    assert compiled.why_not() is None
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64" or compiled._compiler() is None, reason="needs an x86 and a compiler")
 @pytest.mark.parametrize("processor", ["haswell", "cascadelake"])
 def test_the_code_is_right_for_processors_with_some_of_the_instructions(processor: str):

@@ -35,14 +35,36 @@ def passes(
 
 
 def even_groups(lengths: NDArray[np.int64], num_groups: int) -> list[NDArray[np.int64]]:
-    """Which of the lengths go together so that the sums are about equal: longest first, each to the smallest sum so far."""
+    """Which of the lengths go together so that the sums are about equal: longest first, each to the smallest sum so far.
+
+    Then the largest group gives one to the smallest, or exchanges one with it, as long as that makes them more alike.
+    """
     groups: list[list[int]] = [[] for _ in range(num_groups)]
     totals = [0] * num_groups
     for index in np.argsort(-lengths, kind="stable").tolist():
         smallest = totals.index(min(totals))
         groups[smallest].append(index)
         totals[smallest] += int(lengths[index])
+    while exchange := _evening_exchange(lengths, groups):
+        (larger, smaller), given, taken = exchange
+        groups[larger] = [index for index in groups[larger] if index != given] + taken
+        groups[smaller] = [index for index in groups[smaller] if index not in taken] + [given]
     return [np.array(group, dtype=np.int64) for group in groups]
+
+
+def _evening_exchange(lengths: NDArray[np.int64], groups: list[list[int]]) -> tuple[tuple[int, int], int, list[int]] | None:
+    """The largest and the smallest group, and what the one gives and takes to be most alike; None where nothing helps."""
+    totals = [int(lengths[group].sum()) for group in groups]
+    if not any(totals):
+        return None
+    larger, smaller = totals.index(max(totals)), totals.index(min(totals))
+    gap, offered = totals[larger] - totals[smaller], [*groups[smaller], None]
+    moved = lengths[groups[larger]][:, None] - np.append(lengths[groups[smaller]], 0)  # by each exchange; the last is a gift
+    best = np.unravel_index(np.abs(2 * moved - gap).argmin(), moved.shape)
+    if not 0 < moved[best] < gap:
+        return None
+    taken = offered[best[1]]
+    return (larger, smaller), groups[larger][best[0]], [] if taken is None else [taken]
 
 
 def common_passes(

@@ -49,19 +49,13 @@ static void pack_words(pair *panels, const number *weight, const int64_t *chosen
     }
 }
 
-/* total (rows, width) += left panels, for rows and a width that are multiples of a tile's. */
+/* total (rows, width) += few panels, for rows and a width that are multiples of a tile's. */
 static void add_to(float *total, const number *few, const pair *panels, long rows, long width, long pairs)
 {
     for (long column = 0; column < width; column += PANEL)
         for (long row = 0; row < rows; row += ROWS) {
-            float *there = total + row * width + column;
-            tile t;
-            for (long r = 0; r < ROWS; r++)
-                memcpy(t.sums[r], there + r * width, sizeof t.sums[r]);
             left of_rows = {(const pair *)few + row * pairs, pairs, 1};
-            t = add_product(t, of_rows, panels + column * pairs, pairs, 2);
-            for (long r = 0; r < ROWS; r++)
-                memcpy(there + r * width, t.sums[r], sizeof t.sums[r]);
+            add_pairs_tile(total + row * width + column, width, of_rows, panels + column * pairs, pairs, 1);
         }
 }
 

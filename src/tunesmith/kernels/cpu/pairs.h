@@ -60,6 +60,19 @@ static inline __attribute__((always_inline)) tile add_product(tile t, left a, co
     return t;
 }
 
+/* ROWS rows and PANEL columns of y = a b, or y += a b; y lies where whole registers do. */
+static inline void add_pairs_tile(float *y, long y_row, left a, const pair *b, long inner, int add)
+{
+    tile t;
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < 2; c++)
+            t.sums[r][c] = add ? *(lanes *)(y + r * y_row + c * LANES) : (lanes){0};
+    t = add_product(t, a, b, inner, 2);
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < 2; c++)
+            *(lanes *)(y + r * y_row + c * LANES) = t.sums[r][c];
+}
+
 /* Panels of a right side whose sum is over the width, and whose columns are tokens. */
 static inline void pack_columns(pair *to, const number *from, long from_row, long tokens, long width)
 {

@@ -19,19 +19,6 @@ typedef struct {
     pair panels[BLOCK / 2 * MOST_WIDTH];
 } workplace;
 
-/* ROWS rows and PANEL columns of y = a b, or y += a b. */
-static void add_tile(float *y, long y_row, left a, const pair *b, long inner, int add)
-{
-    tile t;
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < 2; c++)
-            t.sums[r][c] = add ? *(lanes *)(y + r * y_row + c * LANES) : (lanes){0};
-    t = add_product(t, a, b, inner, 2);
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < 2; c++)
-            *(lanes *)(y + r * y_row + c * LANES) = t.sums[r][c];
-}
-
 /* How many keys the queries from `row` on see that share a tile. */
 static long seen_by_tile(const sizes *n, long row)
 {
@@ -45,7 +32,7 @@ static void multiply_by_keys(float (*y)[MOST_KEYS], const number *a, const pair 
     long half = n->width / 2;
     for (long row = 0; row < count; row += ROWS)
         for (long key = 0; key < seen_by_tile(n, first + row); key += PANEL)
-            add_tile(y[row] + key, MOST_KEYS, (left){(const pair *)a + row * half, half, 1}, b + key * half, half, 0);
+            add_pairs_tile(y[row] + key, MOST_KEYS, (left){(const pair *)a + row * half, half, 1}, b + key * half, half, 0);
 }
 
 /* y (queries, width) = a b, where a is (queries, keys). */
@@ -54,7 +41,7 @@ static void multiply_over_keys(float (*y)[MOST_WIDTH], number (*a)[MOST_KEYS], c
     long inner = (n->keys + 1) / 2;
     for (long row = 0; row < count; row += ROWS)
         for (long i = 0; i < n->width; i += PANEL)
-            add_tile(
+            add_pairs_tile(
                 y[row] + i, MOST_WIDTH, (left){(const pair *)a[row], MOST_KEYS / 2, 1}, b + i * inner,
                 (seen_by_tile(n, first + row) + 1) / 2, 0);
 }
@@ -73,7 +60,7 @@ static void add_over_queries(
         long start = n->is_causal && key > unseeing ? (key - unseeing) / 2 : 0; /* queries before it see none of these keys */
         if (start < inner)
             for (long i = 0; i < n->width; i += PANEL)
-                add_tile(
+                add_pairs_tile(
                     y[key] + i, MOST_WIDTH, (left){w->by_key[start] + key, 1, MOST_KEYS}, b + i * inner + start * PANEL,
                     inner - start, 1);
     }
