@@ -42,7 +42,10 @@ def __getattr__(name: str) -> object:
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'tunesmith' has no attribute {name!r}. It has: {', '.join(__all__)}.")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    from tunesmith import collector
+
+    with collector.paused():
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

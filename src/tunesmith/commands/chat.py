@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tunesmith import collector
 from tunesmith.command import Command
 from tunesmith.commands import _folder, _output
 from tunesmith.commands._conversation import Conversation
@@ -85,7 +86,8 @@ class Chat(Command):
         """
         result = RunResult.load(folder)
         self._require_sense(folder, result)
-        from tunesmith.runs import predict
+        with collector.paused():
+            from tunesmith.runs import predict
 
         with View(quiet=self.quiet) as view:
             view.say(f"loading {folder}")

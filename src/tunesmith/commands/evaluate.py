@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from tunesmith import collector
 from tunesmith.command import Command
 from tunesmith.commands import _folder, _output, _result
 from tunesmith.commands._flags import Texts
@@ -35,7 +36,8 @@ class Evaluate(Command):
         if not self.data:
             raise InputError(f"No data was given. Name one or more files, for example: {self.example}")
         folder = _folder.find_run(self.folder)
-        from tunesmith.runs import evaluate
+        with collector.paused():
+            from tunesmith.runs import evaluate
 
         with View(quiet=self.quiet) as view:
             found = evaluate.evaluate(folder, self.data, view)

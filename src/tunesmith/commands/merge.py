@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from tunesmith import settings
+from tunesmith import collector, settings
 from tunesmith.command import Command
 from tunesmith.commands import _folder, _output
 from tunesmith.commands._flags import OptionalText
@@ -38,7 +38,8 @@ class Merge(Command):
 
     def run(self) -> int:
         folder, limit = _folder.find_run(self.folder), self._limit()
-        from tunesmith.runs import merge
+        with collector.paused():
+            from tunesmith.runs import merge
 
         with View(quiet=self.quiet) as view:
             found = merge.merge(folder, Path(self.out), view, rows=(self.rows,) if self.rows else (), max_divergence=limit)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from tunesmith import collector
 from tunesmith.command import Command
 from tunesmith.commands import _folder, _result
 from tunesmith.commands._view import View
@@ -31,7 +32,8 @@ class Resume(Command):
 
     def run(self) -> int:
         folder = _folder.find_run(self.folder)
-        from tunesmith.runs import resume
+        with collector.paused():
+            from tunesmith.runs import resume
 
         with View(quiet=self.quiet) as view:
             result = resume.resume(folder, view)
