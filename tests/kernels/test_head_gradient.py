@@ -112,6 +112,7 @@ def test_a_scale_of_the_logits_changes_nothing_but_the_scale():
     assert torch.equal(_found(slopes / 64, weight, 1 / 64), _found(slopes, weight) / 64)
 
 
+@pytest.mark.usefixtures("_by_few")
 @pytest.mark.parametrize("place", [(0, 0), (3, 1500)])
 def test_what_is_not_a_number_stays_that(place: tuple[int, int]):
     """Or a step would be taken that must not be."""
