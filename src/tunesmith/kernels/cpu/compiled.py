@@ -50,6 +50,11 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
     getattr(library(dtype), name)(*map(_for_c, arguments))
 
 
+def up_to(multiple: int, count: int) -> int:
+    """The first multiple that is no less than a count; UP_TO of numbers.h."""
+    return -(-count // multiple) * multiple
+
+
 @functools.cache
 def pairs_are_fast() -> bool:
     """Whether the processor multiplies pairs of 16-bit numbers, so that the code beats torch's products of such numbers."""

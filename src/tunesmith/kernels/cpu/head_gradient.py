@@ -11,7 +11,7 @@ out words below 2^-12 without making up for them. `docs/decisions/0012` has what
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.cpu.compiled import call, pairs_are_fast
+from tunesmith.kernels.cpu.compiled import call, pairs_are_fast, up_to
 
 LEAST = 2.0**-16
 """Likelihood above which a word is computed by itself."""
@@ -35,13 +35,9 @@ def _by_few_words(slopes: Tensor, weight: Tensor, least: float, dhidden: Tensor)
     chosen = is_chosen.nonzero()[:, 0]
     if len(chosen) > MOST_CHOSEN * vocabulary:
         return False
-    all_rows, width = _up_to(_ROWS, rows), _up_to(_PANEL, hidden)
+    all_rows, width = up_to(_ROWS, rows), up_to(_PANEL, hidden)
     total, mean = torch.zeros(all_rows, width), torch.empty(hidden)
     few, panels = (slopes.new_empty(n * _WORDS) for n in (all_rows, width))
     given = (slopes, weight, chosen, sums, row_sums, dhidden)
     call("gradient_by_few_words", slopes.dtype, *given, total, few, panels, mean, rows, vocabulary, hidden, len(chosen))
     return True
-
-
-def _up_to(multiple: int, number: int) -> int:
-    return -(-number // multiple) * multiple

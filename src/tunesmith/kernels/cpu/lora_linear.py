@@ -40,7 +40,7 @@ def change_gradients(
     num_ranks = _num_ranks(changes)
     da = x.new_empty(num_ranks, x.shape[1], dtype=torch.float32)
     dbs = [torch.empty_like(change.b) for change in changes]
-    paired = _words((len(x) + 1) // 2 * (_up(ROWS, num_ranks) + ROWS))
+    paired = _words((len(x) + 1) // 2 * (compiled.up_to(ROWS, num_ranks) + ROWS))
     panels, rounded = _workplaces(x, doutputs, changes)
     compiled.call(
         "low_rank_gradients", x.dtype, x, _sizes(x, doutputs, changes), _addresses(doutputs), kept.a, kept.projected,
@@ -72,17 +72,13 @@ def _sizes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> l
 def _workplaces(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
     """Where the code puts factors in order, and one in 16 bits."""
     rank, num_ranks = max(len(change.a) for change in changes), _num_ranks(changes)
-    widest = max(_up(PANEL, x.shape[1]), *(_up(PANEL, y.shape[1]) for y in outputs))
-    panels = _words(max(widest * _up(PANEL, num_ranks) // 2, PANEL * (len(x) + 1) // 2))
+    widest = max(compiled.up_to(PANEL, x.shape[1]), *(compiled.up_to(PANEL, y.shape[1]) for y in outputs))
+    panels = _words(max(widest * compiled.up_to(PANEL, num_ranks) // 2, PANEL * (len(x) + 1) // 2))
     return panels, x.new_empty(widest * rank)
 
 
 def _words(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.int32)
-
-
-def _up(multiple: int, count: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def _num_ranks(changes: Sequence[Change]) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.by_device import FUNCTIONS
-from tunesmith.kernels.cpu.compiled import call
+from tunesmith.kernels.cpu.compiled import call, up_to
 from tunesmith.kernels.rounded import GROUP, Rounded
 
 ROWS, PANEL = 8, 32  # as in rounded.c
@@ -18,7 +18,7 @@ def rows(x: Tensor, factors: Tensor | None) -> Rounded:
     if width % GROUP or not (factors is None or _are_plain(factors)):
         return FUNCTIONS["rounded.rows"](x, factors)  # pyright: ignore[reportReturnType]
     x = x if x.stride(1) == 1 else x.contiguous()
-    room = -(-num_rows // ROWS) * ROWS  # the last ones are multiplied, and what comes of it is left
+    room = up_to(ROWS, num_rows)  # the last ones are multiplied, and what comes of it is left
     codes, scales = torch.empty(room, width, dtype=torch.uint8), torch.empty(room, width // GROUP)
     call("rounded_rows", x.dtype, codes, scales, x, x.stride(0), factors, num_rows, width)
     return Rounded(codes[:num_rows], scales[:num_rows])
@@ -47,7 +47,7 @@ def _takes(y: Tensor, x: Rounded, codes: Tensor) -> bool:
     if any(n % GROUP for n in codes.shape) or y.stride(1) != 1 or not codes.is_contiguous():
         return False
     room = x.codes.untyped_storage().nbytes() - x.codes.storage_offset()
-    return room >= -(-len(y) // ROWS) * ROWS * x.codes.shape[1]
+    return room >= up_to(ROWS, len(y)) * x.codes.shape[1]
 
 
 def _are_plain(scales: Tensor) -> bool:
