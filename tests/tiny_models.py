@@ -64,6 +64,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "mistral": {**_DECODER, "sliding_window": SLIDING_WINDOW},
     "phi3": {**_DECODER, "original_max_position_embeddings": MAX_POSITIONS},
     "olmo2": _DECODER,
+    "smollm3": _DECODER,
     "seed_oss": {**_DECODER, "head_dim": 8},
     "qwen2_moe": {
         **_DECODER,

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
-from tunesmith.model import anatomy, fast_paths, surgery, virtual_tokens
+from tunesmith.model import alike, anatomy, fast_paths, surgery, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
 from tunesmith.model.packed import noting_windows
@@ -20,16 +20,16 @@ from tunesmith.model.packed import noting_windows
 def choose(model: PreTrainedModel, *, classification: bool, fast: bool = True) -> tuple[Forward, str | None]:
     """The packed form if it gives this model's own answers, else the padded one and the reason.
 
-    The proof is a run of three short rows both ways, about as long as one generated token takes; in float32, however the
-    weights are stored, because roundings to 16 bits would hide much. With `fast`, our kernels take the place of the model's
-    own modules where they agree (`model.fast_paths`), and are part of the proof.
+    The proof is a run of three short rows both ways, through layers that differ alone (`model.alike`); in float32, however
+    the weights are stored, because roundings to 16 bits would hide much. With `fast`, our kernels take the place of the
+    model's own modules where they agree (`model.fast_paths`), and are part of the proof.
     """
     if anatomy.is_encoder_decoder(model.config):
         return PaddedForward(model), "an encoder-decoder has no single stream"
     if not classification and anatomy.language_head(model) is None:
         return PaddedForward(model), "its output head is not a plain linear layer"
     batch = _probe(model, classification)
-    with _evaluating(model), _Wide():
+    with _evaluating(model), alike.left_out(model), _Wide():
         try:
             single = torch.cat([PaddedForward(model).target_losses(row) for row in _rows(batch)])
         except RuntimeError as error:
@@ -61,7 +61,7 @@ def sharing(forward: Forward) -> Forward:
         return forward
     probe = _probe(model, classification=False)
     beginning = probe.input_ids[: probe.lengths[0]].flip(0)
-    with _evaluating(model):
+    with _evaluating(model), alike.left_out(model):
         whole = forward.target_losses(_beginning_with(beginning, probe))
         with virtual_tokens.made_once(model, beginning):
             reason = _difference(forward, replace(probe, beginning=beginning), whole)
@@ -98,6 +98,10 @@ class _Wide(TorchFunctionMode):
             return _widened(func(*args, **kwargs)) if _is_narrow(args[0]) else func(*args, **kwargs)
         if name == "data_ptr" and _is_narrow(args[0]):
             raise RuntimeError("the address of a weight is asked for, which holds 16-bit numbers")
+        if name == "embedding":
+            return _widened(func(*args, **kwargs))  # the same numbers without widening the whole table
+        if not _holds_narrow((args, kwargs)):
+            return func(*args, **kwargs)
         wide: tuple[tuple[Any, ...], dict[str, Any]]
         wide = tree_map(lambda given: _widened(given) if _is_narrow(given) else given, (args, kwargs))
         return func(*wide[0], **wide[1])
@@ -110,6 +114,12 @@ _NARROW = (torch.bfloat16, torch.float16)
 
 def _is_narrow(argument: object) -> bool:
     return isinstance(argument, nn.Parameter) and argument.dtype in _NARROW
+
+
+def _holds_narrow(given: object) -> bool:
+    if isinstance(given, dict):
+        return any(map(_holds_narrow, given.values()))
+    return any(map(_holds_narrow, given)) if isinstance(given, tuple | list) else _is_narrow(given)
 
 
 def _widened(found: object) -> object:
