@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,39 @@ def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch):
         library(torch.float32)
 
 
-def test_a_compiler_that_fails_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CC", _compiler(tmp_path, "echo numbers.h: it cannot be >&2; exit 3"))
-    with pytest.raises(compiled.NotCompiled, match=r"compiler failed: numbers.h: it cannot be"):
+def test_what_a_compiler_cannot_do_it_is_asked_for_once_a_day(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Three failures took 13 seconds of every process."""
+    monkeypatch.setenv("CC", _compiler(tmp_path, f"echo asked >> {tmp_path}/asked; echo numbers.h: it cannot be >&2; exit 3"))
+    with pytest.raises(compiled.NotCompiled, match=r"compiler failed: numbers.h: it cannot be$"):
         library(torch.float32)
-    assert list(cache.iterdir()) == []
+    [remembered] = cache.iterdir()
+    with pytest.raises(compiled.NotCompiled, match=f"without {remembered} it is tried again"):
+        library(torch.float32)
+    assert len((tmp_path / "asked").read_text().split()) == 3
+    os.utime(remembered, (0, time.time() - compiled.REMEMBERED_SECONDS - 1))
+    with pytest.raises(compiled.NotCompiled, match="it cannot be"):
+        library(torch.float32)
+    assert len((tmp_path / "asked").read_text().split()) == 6
+
+
+def test_a_failure_that_others_could_have_written_is_not_believed(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", _compiler(tmp_path, "echo no >&2; exit 3"))
+    with pytest.raises(compiled.NotCompiled):
+        library(torch.float32)
+    [remembered] = cache.iterdir()
+    remembered.write_text("theirs")
+    remembered.chmod(0o666)
+    with pytest.raises(compiled.NotCompiled, match="compiler failed: no"):
+        library(torch.float32)
+
+
+@needs_compiler
+def test_what_a_mended_compiler_makes_is_taken(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", _compiler(tmp_path, "exit 3"))
+    with pytest.raises(compiled.NotCompiled, match="exit code 3"):
+        library(torch.float32)
+    _compiler(tmp_path, 'exec cc "$@"')
+    assert isinstance(library(torch.float32), ctypes.CDLL)
 
 
 @needs_compiler

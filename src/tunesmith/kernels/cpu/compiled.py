@@ -17,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ _FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 """What compilers call it, and if they know neither word, code for every processor of this kind."""
 _SYSTEMS = ("Linux", "Darwin")
 _TIMEOUT_SECONDS = 120
+REMEMBERED_SECONDS = 24 * 3600
+"""What a compiler could not do, it is not asked for again so soon; a day, as what it lacks may be installed meanwhile."""
 _FOLDER = Path(__file__).parent
 
 Argument = Tensor | Sequence[int] | Sequence[float] | int | float | None
@@ -102,7 +105,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
             folder = _private_cache() or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             file = folder / f"{str(dtype).removeprefix('torch.')}-{_fingerprint(compiler)}.so"
             if not _is_private(file):
-                _compile(compiler, FORMATS[dtype], file)
+                _compile_or_remember(compiler, FORMATS[dtype], file)
             return _loaded(file)
         except OSError as error:
             raise NotCompiled(f"what {compiler} makes cannot be used: {error}") from None
@@ -148,6 +151,25 @@ def _can_be_exchanged(folder: Path) -> bool:
     if found.st_uid not in (0, os.getuid()):
         return True
     return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not found.st_mode & stat.S_ISVTX
+
+
+def _compile_or_remember(compiler: str, flags: Sequence[str], target: Path) -> None:
+    """Compile unless the same failed not long ago.
+
+    Raises:
+        NotCompiled: If the compiler does not succeed, or did not then.
+    """
+    failure = target.with_suffix(".failed")
+    if _is_private(failure) and time.time() - failure.stat().st_mtime < REMEMBERED_SECONDS:
+        reason = failure.read_text(encoding="utf-8", errors="replace")
+        raise NotCompiled(f"{reason} (some time ago; without {failure} it is tried again)")
+    try:
+        _compile(compiler, flags, target)
+    except NotCompiled as reason:
+        failure.unlink(missing_ok=True)
+        failure.write_text(str(reason), encoding="utf-8")
+        failure.chmod(0o600)
+        raise
 
 
 def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
