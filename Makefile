@@ -71,6 +71,7 @@ docs: setup  ## write docs/reference from the code
 	$(BIN)/python tools/learning_table.py docs/methods.md
 	$(BIN)/python tools/benchmarks_table.py docs/benchmarks.md
 	$(BIN)/python tools/growth_table.py docs/benchmarks.md
+	$(BIN)/python tools/step_table.py docs/benchmarks.md
 	$(BIN)/python tools/file_tree.py README.md
 
 new-method: setup  ## scaffold a fine-tuning method: make new-method NAME=my-method

@@ -59,7 +59,7 @@ def section(records: list[Record]) -> str:
         own = [record for record in records if record["machine"] == machine]
         parts.append(f"### {_machine(own[0])}")
         if not parts[1:]:
-            parts.append(f"![Speed and memory against the best peer, by suite.]({FIGURE})")
+            parts.append(f"![Speed and memory against the best peer, and the share of the limit, by suite.]({FIGURE})")
         parts += [_suite(record) for record in own]
     return "\n\n".join(parts)
 
@@ -113,7 +113,10 @@ def _ours(record: Record) -> Record:
 
 
 def figure(records: list[Record]) -> str:
-    """An SVG of tunesmith's speed and memory against the best peer's: the newest result of each suite of the newest machine."""
+    """An SVG of tunesmith's speed and memory against the best peer's, and of its share of the machine's limit.
+
+    Of the newest machine the newest result of each suite.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -122,11 +125,12 @@ def figure(records: list[Record]) -> str:
     own = list({record["suite"]: record for record in reversed(own)}.values())[::-1]
     output = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": FIGURE, "font.size": 9, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(7.0, 1.1 + 0.5 * len(own)), layout="constrained")
+        drawing = Figure(figsize=(8.4, 1.1 + 0.5 * len(own)), layout="constrained")
         FigureCanvasSVG(drawing)
-        speed, memory = drawing.subplots(1, 2, sharey=True)
-        _bars(speed, own, "tokens_per_second", "times the real tokens/s of the best peer")
-        _bars(memory, own, "train_peak_bytes", "times its peak memory (less is better)")
+        speed, memory, limit = drawing.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
+        _bars(speed, own, "tokens_per_second", "times the best peer's tokens/s")
+        _bars(memory, own, "train_peak_bytes", "times its memory (less is better)")
+        _limits(limit, own)
         speed.invert_yaxis()  # the first suite on top; both share the axis
         drawing.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
@@ -150,6 +154,17 @@ def _bars(axes: Axes, records: list[Record], field: str, title: str) -> None:
     axes.axvline(1, color=PEER, linewidth=1)
     axes.set_xlim(0, 1.18 * most)
     axes.set_title(title, loc="left", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _limits(axes: Axes, records: list[Record]) -> None:
+    """For each suite how near tunesmith comes to what matrix products alone would allow, in the format that it is timed in."""
+    found = {place: 100 * record["limit"]["share"] for place, record in enumerate(records) if record.get("limit")}
+    bars = axes.barh(list(found), list(found.values()), color=OURS, height=0.36)
+    axes.bar_label(bars, labels=[f"{value:.0f}" for value in found.values()], padding=3, fontsize=8)
+    axes.axvline(100, color=PEER, linewidth=1)
+    axes.set_xlim(0, 118)
+    axes.set_title("% of the limit", loc="left", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 

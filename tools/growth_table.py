@@ -6,13 +6,12 @@ python tools/growth_table.py docs/benchmarks.md    write the tables between the 
 from __future__ import annotations
 
 import io
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from section import Section, print_or_write
+from section import Section, newest_result, print_or_write
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "growth.svg"
@@ -28,12 +27,6 @@ ABOUT = {
 }
 Record = dict[str, Any]
 Point = dict[str, Any]
-
-
-def newest(folder: Path) -> Record | None:
-    """The newest result, None if there is none."""
-    files = sorted(folder.glob("growth-*.json"), key=lambda path: (path.stem[:17], len(path.stem), path.stem))
-    return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
 
 
 def section(record: Record | None) -> str:
@@ -95,7 +88,7 @@ def figure(record: Record) -> str:
 
 def main() -> None:
     """Print the section, or write it into the pages named, with the figure beside each."""
-    record, pages = newest(RESULTS), sys.argv[1:]
+    record, pages = newest_result(RESULTS, "growth"), sys.argv[1:]
     print_or_write(pages, lambda: section(record), lambda page: SECTION.put(page, section(record)))
     for page in pages if record else []:
         assert record is not None

@@ -1,10 +1,12 @@
-"""A section of a page that is made by a program and stands between two markers, which stay."""
+"""A section of a page that is made by a program and stands between two markers, which stay; and the result that it tells."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,10 @@ def print_or_write(pages: Sequence[str], make: Callable[[], str], written: Calla
         print(make())
     for path in map(Path, pages):
         path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def newest_result(folder: Path, kind: str) -> dict[str, Any] | None:
+    """The newest `KIND-DATE-MACHINE.json`, None if there is none; later ones of a day end in -2, -3."""
+    until_date = len(kind) + len("-2026-01-01")
+    files = sorted(folder.glob(f"{kind}-*.json"), key=lambda path: (path.stem[:until_date], len(path.stem), path.stem))
+    return json.loads(files[-1].read_text(encoding="utf-8")) if files else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import growth_table
+import section
 
 
 def _record(date: str) -> dict[str, Any]:
@@ -26,10 +27,10 @@ def _record(date: str) -> dict[str, Any]:
 
 
 def test_the_newest_is_taken(tmp_path: Path):
-    assert growth_table.newest(tmp_path) is None
+    assert section.newest_result(tmp_path, "growth") is None
     for name, date in (("2026-01-02-m", "a"), ("2026-01-03-m", "b"), ("2026-01-03-m-2", "c"), ("2025-01-04-m", "d")):
         (tmp_path / f"growth-{name}.json").write_text(json.dumps(_record(date)))
-    found = growth_table.newest(tmp_path)
+    found = section.newest_result(tmp_path, "growth")
     assert found is not None
     assert found["date"] == "c"
 
