@@ -26,9 +26,9 @@ def section(record: Record | None) -> str:
         return "Not measured yet: `python -m benchmarks.step` does it."
     facts = record["machine_facts"]
     about = (
-        f"`tunesmith fit --profile`, the step of median speed; {facts['num_cores']} cores of {facts['processor']}, {record['date']}. "
-        "*Products alone* is how long the step's matrix products would take at the rate that this machine reaches in the largest of "
-        "them, in bfloat16 where that is faster."
+        f"`tunesmith fit --profile`, the step of median speed; {facts['num_cores']} cores of {facts['processor']}, "
+        f"{record['date']}. *Products alone* is how long the step's matrix products would take at the rate that this machine "
+        "reaches in the largest of them, in bfloat16 where that is faster."
     )
     lines = [
         f"| | microseconds a token | {' | '.join(COLORS)} | products alone |",

@@ -45,7 +45,8 @@ def test_a_base_in_four_bits_is_trained_in_smaller_passes_unless_a_size_is_given
         (64, LoRA(), 10**10, (8, 512)),  # no more than rows
         (4, Full(), 2 * 10**7, (4, 512)),
         (4, BitFit(), 10**10, (4, 512)),  # its gradients are few, whatever the model has
-        (4, Full(), 3 * 10**7, (3, 512)),  # 120 MB of gradients each
+        (4, Full(), 3 * 10**7, (2, 512)),  # 120 MB of gradients each: memory for three processes, which would leave a core idle
+        (16, LoRA(), 10**8, (8, 512)),  # of two threads each
         (4, Full(), 10**8, (1, 1024)),
     ],
 )

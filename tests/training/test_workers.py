@@ -24,6 +24,7 @@ from tunesmith.methods.full import Full
 from tunesmith.methods.lora import LoRA
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
+from tunesmith.training import threads
 from tunesmith.training.gradients import Learner, Pass, shares
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.training.step import Update, take_step
@@ -64,6 +65,21 @@ def test_several_find_what_one_finds(num_processes: int, method: Method, kind: t
     assert loss_of_several == pytest.approx(loss, rel=1e-6)
     assert gradients.norm() > 0
     assert (gradients_of_several - gradients).norm() <= 1e-6 * gradients.norm()
+
+
+@pytest.mark.parametrize(("num_threads", "of_each"), [(2, 1), (5, 2)])
+def test_the_threads_are_shared_out(num_threads: int, of_each: int):
+    """Workers with several must not wait for those that their parent had, which compute for the first time before the fork."""
+    with threads.limited(num_threads):
+        loss, gradients = _found(1, _learner())
+        loss_of_both, gradients_of_both = _found(2, _learner())
+        learner = _learner()
+        learner.accumulate_share = lambda *_: torch.tensor(float(torch.get_num_threads()))
+        with hired(2, learner):
+            assert learner.accumulate(_passes()).item() == 2 * of_each
+        assert torch.get_num_threads() == num_threads
+    assert loss_of_both == pytest.approx(loss, rel=1e-6)
+    assert (gradients_of_both - gradients).norm() <= 1e-6 * gradients.norm()
 
 
 def test_dropout_follows_the_seed_of_each_pass():

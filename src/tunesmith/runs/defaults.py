@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.method import Method
 from tunesmith.settings import TrainingSettings
+from tunesmith.training import threads
 from tunesmith.training.loop import Plan
 from tunesmith.training.schedule import Schedule, warmup_steps
 
@@ -37,7 +38,7 @@ class Facts:
     device: str
     num_validation_rows: int
     num_processors: int
-    """How many processes can compute at the same time."""
+    """How many threads can compute at the same time."""
 
 
 def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> TrainingSettings:
@@ -46,7 +47,8 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
     rows_per_step = min(settings.rows_per_step or _ROWS_PER_STEP[facts.task], facts.num_rows)
     steps_per_epoch = -(-facts.num_rows // rows_per_step)
     wanted = max(_EPOCHS[facts.task], min(_MAX_EPOCHS, _MIN_STEPS / steps_per_epoch))
-    workers = min(rows_per_step, settings.workers or _most_workers(method, facts))  # each has a row of every step
+    most = min(rows_per_step, settings.workers or _most_workers(method, facts))  # each has a row of every step
+    workers = most if settings.workers else threads.best_processes(rows_per_step, facts.num_processors, most)
     at_once = max(_TOKENS_PER_PASS[facts.device] // workers, _MIN_TOKENS_PER_PASS)
     return dataclasses.replace(
         settings,

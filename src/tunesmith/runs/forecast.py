@@ -12,8 +12,8 @@ from tunesmith.data.order import Order
 from tunesmith.data.pack import pack
 from tunesmith.model import anatomy
 from tunesmith.runs.session import Session
-from tunesmith.training import memory
-from tunesmith.training.gradients import Learner, Pass, threads
+from tunesmith.training import memory, threads
+from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.loop import Plan, batches_of, enter_training_mode
 from tunesmith.training.optimizer import FlatAdamW
 
@@ -41,7 +41,7 @@ def forecast(session: Session, optimizer: FlatAdamW, plan: Plan) -> Forecast:
     learner, durations = Learner(session.forward, optimizer), []
     before, loading = memory.resident_bytes(), memory.peak_bytes()
     memory.forget_peak()
-    with threads(1 if plan.num_processes > 1 else torch.get_num_threads()):
+    with threads.limited(threads.of_each(plan.num_processes)):
         learner.accumulate([Pass(shortest, 0)]).item()  # warms up; the number waits for a GPU
         while len(durations) < MAX_TRIALS and sum(durations) < TRIAL_SECONDS:
             start = time.perf_counter()

@@ -13,6 +13,7 @@ import torch
 
 from tunesmith import forked, parallel
 from tunesmith.parallel import Item, Prepared, Result, Work
+from tunesmith.training import threads
 
 TOKENS_AT_ONCE = 1024
 """In one pass of one process."""
@@ -42,8 +43,7 @@ def in_turn(passes: Sequence[Item], prepared: Prepared[Item, Result], device: to
 
 
 def _num_processes(num_passes: int, device: torch.device) -> int:
-    """As many as there are threads, if there is a pass for each; the threads of a forked process do not come along."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or not forked.is_possible() or num_passes < threads or threading.active_count() > 1:
+    """As many as there are threads, or passes; one with all threads where that is faster, or where forking is not safe."""
+    if device.type != "cpu" or not forked.is_possible() or threading.active_count() > 1:
         return 1
-    return threads
+    return threads.best_single_threads(num_passes, torch.get_num_threads())

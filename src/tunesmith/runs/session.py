@@ -26,7 +26,7 @@ from tunesmith.quantity import format_count
 from tunesmith.runs import base_model, defaults, machine, requirements
 from tunesmith.runs.profile import Profiler, Unprofiled
 from tunesmith.settings import DataSettings, FitSettings
-from tunesmith.training import gradients, memory, precision, workers
+from tunesmith.training import memory, precision, threads, workers
 from tunesmith.training.optimizer import FlatAdamW
 from tunesmith.watch import Progress, Watch
 
@@ -154,8 +154,7 @@ class Session:
     @contextlib.contextmanager
     def _training_threads(self) -> Iterator[None]:
         """As many threads, and the kernels, that each process has while gradients are found."""
-        is_one_of_many = (self.settings.training.workers or 1) > 1
-        with gradients.threads(1 if is_one_of_many else torch.get_num_threads()), self.kernels():
+        with threads.limited(threads.of_each(self.settings.training.workers or 1)), self.kernels():
             yield
 
     def take_base(self, loaded: forward.Forward, dtype: torch.dtype) -> None:

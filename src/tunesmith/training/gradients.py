@@ -6,9 +6,8 @@ The loss is the mean over all targets of the step, however its rows are cut into
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -22,6 +21,7 @@ from tunesmith.model import anatomy, virtual_tokens
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward
 from tunesmith.model.many import Together
+from tunesmith.training import threads
 from tunesmith.training.laps import UNMEASURED, Laps
 from tunesmith.training.optimizer import FlatAdamW
 
@@ -99,7 +99,7 @@ class Finder(Generic[AnyPass, Count]):
         own, *others = shares(passes, list(map(self.num_tokens, passes)), self.num_processes)
         for helper, share in zip(self.helpers, others, strict=True):
             helper.ask(share, num_targets)
-        with threads(1):
+        with threads.limited(threads.of_each(self.num_processes)):
             loss = self.accumulate_share(own, num_targets, laps)
         for helper in self.helpers:
             loss += helper.answer()
@@ -186,14 +186,3 @@ class CommonLearner(Finder[CommonPass, Mapping[int, int]]):
 def shares(passes: Sequence[AnyPass], lengths: Sequence[int], num_processes: int) -> list[list[AnyPass]]:
     """The passes of each process: longest first, each to whoever has least to do."""
     return [[passes[index] for index in group] for group in even_groups(np.array(lengths), num_processes)]
-
-
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Let operations of this process use so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

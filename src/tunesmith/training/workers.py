@@ -1,4 +1,4 @@
-"""Several processes that find the gradients of a step together, each by passes of its own on a core of its own.
+"""Several processes that find the gradients of a step together, each by passes of its own on cores of its own.
 
 A process with many threads waits for the slowest of them at the end of every operation; processes wait for each other
 once a step. They are forked from the one that trains: the frozen weights are in memory once, and what learns, with the
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tunesmith import forked
 from tunesmith.errors import WorkerLost
-from tunesmith.training import memory
+from tunesmith.training import memory, threads
 from tunesmith.training.gradients import Finder
 from tunesmith.training.optimizer import FlatAdamW
 
@@ -122,7 +122,7 @@ def hired(num_processes: int, finder: Finder[Any, Any]) -> Iterator[None]:
     hands: list[_Worker] = []
     try:
         for _ in range(num_processes - 1):
-            hands.append(_hire(finder, hands))
+            hands.append(_hire(finder, hands, threads.of_each(num_processes)))
         finder.helpers += hands
         yield
     finally:
@@ -132,8 +132,8 @@ def hired(num_processes: int, finder: Finder[Any, Any]) -> Iterator[None]:
         gc.unfreeze()
 
 
-def _hire(finder: Finder[Any, Any], others: Sequence[_Worker]) -> _Worker:
-    """Fork a worker."""
+def _hire(finder: Finder[Any, Any], others: Sequence[_Worker], num_threads: int) -> _Worker:
+    """Fork a worker that computes on so many threads."""
     gradients = [[_shared(size, torch.float32) for size in optimizer.sizes] for optimizer in finder.optimizers]
     ours, theirs = Pipe()
     parent = os.getpid()
@@ -144,21 +144,19 @@ def _hire(finder: Finder[Any, Any], others: Sequence[_Worker]) -> _Worker:
         ours.close()
         for other in others:
             other.connection.close()
-        _work(theirs, finder, gradients, parent)
+        _work(theirs, finder, gradients, parent, num_threads)
     theirs.close()
     return _Worker(pid, ours, finder.optimizers, gradients)
 
 
-def _work(connection: Connection, finder: Finder[Any, Any], gradients: list[list[Tensor]], parent: int) -> NoReturn:
+def _work(
+    connection: Connection, finder: Finder[Any, Any], gradients: list[list[Tensor]], parent: int, num_threads: int
+) -> NoReturn:
     """The life of a worker: it answers until the process that trains is no more."""
     code = 1
     try:
         forked.obey_only(parent)
-        torch.set_num_threads(1)
-        for optimizer, buffers in zip(finder.optimizers, gradients, strict=True):
-            optimizer.add_gradients_in(buffers)
-            optimizer.forget_moments()  # it never takes a step; else its pages of them stay when the other's move on
-        _serve(connection, finder)
+        threads.in_forked(num_threads, lambda: _serve(connection, finder, gradients))
     except (EOFError, BrokenPipeError):
         code = 0
     except Exception as error:  # noqa: BLE001 - whatever it is, the other process must hear of it
@@ -168,7 +166,10 @@ def _work(connection: Connection, finder: Finder[Any, Any], gradients: list[list
         os._exit(code)
 
 
-def _serve(connection: Connection, finder: Finder[Any, Any]) -> None:
+def _serve(connection: Connection, finder: Finder[Any, Any], gradients: list[list[Tensor]]) -> None:
+    for optimizer, buffers in zip(finder.optimizers, gradients, strict=True):
+        optimizer.add_gradients_in(buffers)
+        optimizer.forget_moments()  # it never takes a step; else its pages of them stay when the other's move on
     shared_bytes = 0
     for number in itertools.count():
         task: _Task = connection.recv()
