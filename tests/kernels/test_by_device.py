@@ -269,9 +269,9 @@ def test_a_whole_step_by_kernels_is_that_by_torch(device: Device, bits: int, mon
 
     original = by_device.kernel_of
     monkeypatch.setattr(by_device, "kernel_of", kernel_of)
-    monkeypatch.setattr(by_device, "kind_for", lambda *_: device.kind)
+    monkeypatch.setattr(by_device, "kind_for", lambda *_, **__: device.kind)
     loss, gradients = step()
-    monkeypatch.setattr(by_device, "kind_for", lambda *_: None)
+    monkeypatch.setattr(by_device, "kind_for", lambda *_, **__: None)
     other_loss, other = step()
     assert loss == pytest.approx(other_loss, rel=1e-5)
     assert (gradients - other).norm() <= 1e-5 * other.norm()
@@ -291,7 +291,10 @@ def test_what_a_kernel_is_taken_for(monkeypatch: pytest.MonkeyPatch):
     with by_device.torch_alone():
         assert by_device.kind_for((x,)) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert by_device.kind_for((x,), max_threads=None) == "cpu"
+    monkeypatch.setattr(compiled, "shares_threads", lambda: True)
+    assert by_device.kind_for((x,)) == "cpu"
+    monkeypatch.setattr(compiled, "shares_threads", lambda: False)
+    assert by_device.kind_for((x,), is_fast_alone=True) == "cpu"
     assert by_device.kind_for((x,)) is None, "torch's operations share the work of a call"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(compiled, "why_not", lambda: "no compiler")

@@ -168,8 +168,9 @@ def _weight(d_out: int) -> EightBit:
     return eight_bit.quantize(_random(d_out, 128, seed=d_out))
 
 
-def test_they_never_pay_where_several_threads_compute(monkeypatch: pytest.MonkeyPatch):
+def test_they_never_pay_where_threads_do_not_share_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(compiled, "shares_threads", lambda: False)
     assert not rounded.pay("cpu")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with by_device.torch_alone():

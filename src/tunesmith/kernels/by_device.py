@@ -1,8 +1,8 @@
 """One function in several forms: of torch's operations, for any device, and as kernels of our own, for a GPU and a processor.
 
 `@by_device` on `f` of `tunesmith.kernels.NAME` lets `f` of `tunesmith.kernels.gpu.NAME` compute where the first argument
-lies on a GPU, and `f` of `tunesmith.kernels.cpu.NAME` where it lies in the memory of a processor whose one thread computes,
-as it is in a process that trains. Either is imported then and not before. The one needs Triton, which comes with torch for
+lies on a GPU, and `f` of `tunesmith.kernels.cpu.NAME` where it lies in the memory of a processor and one thread computes, or
+several that share the kernels' loops. Either is imported then and not before. The one needs Triton, which comes with torch for
 CUDA, the other a C compiler; without them, and in float64, torch's operations compute.
 """
 
@@ -30,29 +30,32 @@ _plain: list[None] = []
 
 def by_device(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Let a kernel of the same name take over where there is one."""
-    return _by_device(function, max_threads=1)
+    return _by_device(function, is_fast_alone=False)
 
 
 def by_device_alone(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The same for one whose kernel for a processor beats torch's operations however many threads these have."""
-    return _by_device(function, max_threads=None)
+    """The same for one whose kernel for a processor beats torch's operations by one thread, however many these have."""
+    return _by_device(function, is_fast_alone=True)
 
 
-def _by_device(function: Callable[Arguments, Result], max_threads: int | None) -> Callable[Arguments, Result]:
+def _by_device(function: Callable[Arguments, Result], *, is_fast_alone: bool) -> Callable[Arguments, Result]:
     module, name = function.__module__.rpartition(".")[2], function.__name__
     FUNCTIONS[f"{module}.{name}"] = function
 
     @functools.wraps(function)
     def chosen(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        kind = kind_for(args, max_threads)
+        kind = kind_for(args, is_fast_alone=is_fast_alone)
         kernel = None if kind is None else kernel_of(kind, module, name)
         return (kernel or function)(*args, **kwargs)
 
     return chosen
 
 
-def kind_for(args: tuple[object, ...], max_threads: int | None = 1) -> Kind | None:
-    """Whose kernel takes a call with such arguments; None is torch's operations, as on more threads than `max_threads`."""
+def kind_for(args: tuple[object, ...], *, is_fast_alone: bool = False) -> Kind | None:
+    """Whose kernel takes a call with such arguments; None is torch's operations.
+
+    These take it too where a kernel for a processor would be computed by one of several threads, unless that is fast enough.
+    """
     first = args[0]
     if _plain or not isinstance(first, Tensor):
         return None
@@ -63,9 +66,9 @@ def kind_for(args: tuple[object, ...], max_threads: int | None = 1) -> Kind | No
         return "gpu" if has_triton() else None
     if first.device.type != "cpu" or dtype not in compiled.FORMATS:
         return None
-    if max_threads is not None and torch.get_num_threads() > max_threads:
+    if not compiled.is_there():
         return None
-    return "cpu" if compiled.is_there() else None
+    return "cpu" if is_fast_alone or torch.get_num_threads() == 1 or compiled.shares_threads() else None
 
 
 @contextlib.contextmanager

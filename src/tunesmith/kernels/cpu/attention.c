@@ -8,15 +8,16 @@
 void attention_probabilities(
     number *scores, const number *mask, long heads, long tokens, long group, long keys, long masked)
 {
-    for (long row = 0; row < heads * tokens * group; row++, scores += keys) {
+    SHARED_OUT(heads * tokens * group * keys)
+    for (long row = 0; row < heads * tokens * group; row++) {
         const number *added = mask + row / group % tokens * masked;
-        number *last = scores + keys - masked;
+        number *all_keys = scores + row * keys, *last = all_keys + keys - masked;
         SIXTEEN_AT_A_TIME(masked, store(last + i, load(last + i, left) + load(added + i, left), left););
         lanes most = all(-INFINITY), total = {0};
-        SIXTEEN_AT_A_TIME(keys, most = larger(filled(load(scores + i, left), left, -INFINITY), most););
+        SIXTEEN_AT_A_TIME(keys, most = larger(filled(load(all_keys + i, left), left, -INFINITY), most););
         float top = largest(most), shares[keys + LANES];
         SIXTEEN_AT_A_TIME(keys, {
-            lanes share = filled(exponential(load(scores + i, left) - top), left, 0);
+            lanes share = filled(exponential(load(all_keys + i, left) - top), left, 0);
             memcpy(shares + i, &share, sizeof share);
             total += share;
         });
@@ -24,7 +25,7 @@ void attention_probabilities(
         SIXTEEN_AT_A_TIME(keys, {
             lanes share;
             memcpy(&share, shares + i, sizeof share);
-            store(scores + i, share * factor, left);
+            store(all_keys + i, share * factor, left);
         });
     }
 }

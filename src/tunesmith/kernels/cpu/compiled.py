@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import re
@@ -31,6 +32,9 @@ FORMATS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 _FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 """What compilers call it, and if they know neither word, code for every processor of this kind."""
+_THREADS = "-fopenmp"
+_TORCHS_THREADS = "libgomp.so.1"
+"""What that links to: the library that torch's threads come from where they are GNU's, so that there is one set of them."""
 _SYSTEMS = ("Linux", "Darwin")
 _TIMEOUT_SECONDS = 120
 REMEMBERED_SECONDS = 24 * 3600
@@ -86,6 +90,19 @@ def why_not() -> str | None:
     except NotCompiled as reason:
         return str(reason)
     return None
+
+
+@functools.cache
+def shares_threads() -> bool:
+    """Whether the threads that torch computes with, however many, share the loops of the code."""
+    if not is_there():
+        return False
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)  # which the code hears of if it asks the same library
+    try:
+        return library(torch.float32).num_threads_of_loops() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache
@@ -181,8 +198,18 @@ def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
     reason = ""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder, target.name)
-        for processor in _FOR_THIS_PROCESSOR:
-            command = [compiler, *_FLAGS, *processor, *flags, "-o", str(made), *map(str, sorted(_FOLDER.glob("*.c"))), "-lm"]
+        for processor, threads in itertools.product(_FOR_THIS_PROCESSOR, _threads()):
+            command = [
+                compiler,
+                *_FLAGS,
+                *processor,
+                *threads,
+                *flags,
+                "-o",
+                str(made),
+                *map(str, sorted(_FOLDER.glob("*.c"))),
+                "-lm",
+            ]
             try:
                 result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
             except subprocess.TimeoutExpired:
@@ -195,13 +222,25 @@ def _compile(compiler: str, flags: Sequence[str], target: Path) -> None:
     raise NotCompiled(f"{compiler} failed: {reason}")
 
 
+@functools.cache
+def _threads() -> tuple[tuple[str, ...], ...]:
+    """Flags for loops that threads share, if these can be torch's; and none."""
+    try:
+        is_loaded = _TORCHS_THREADS in Path("/proc/self/maps").read_text()
+    except OSError:
+        is_loaded = False
+    return ((_THREADS,), ()) if is_loaded else ((),)
+
+
 def _fingerprint(compiler: str) -> str:
     """Of all that the compiled code depends on: what is compiled, by what, and for which processor."""
     digest = hashlib.sha256()
     for file in sorted([*_FOLDER.glob("*.c"), *_FOLDER.glob("*.h")]):
         digest.update(file.read_bytes())
     about = Path(compiler).resolve().stat()
-    digest.update(f"{compiler} {about.st_size} {about.st_mtime_ns} {_FLAGS} {platform.machine()} {_processor()}".encode())
+    digest.update(
+        f"{compiler} {about.st_size} {about.st_mtime_ns} {_FLAGS} {_threads()} {platform.machine()} {_processor()}".encode()
+    )
     return digest.hexdigest()[:16]
 
 

@@ -102,16 +102,18 @@ add_tile(number *y, long y_row, const number *x, const int8_t *codes, lanes scal
 /* y (rows, d_out) += x Wt, x (rows, d_in) side by side, W (d_out, d_in) being codes times the scale of each row. */
 void add_few_rows(number *y, long y_row, const number *x, const int8_t *codes, const float *scales, long rows, long d_in, long d_out)
 {
-    for (long column = 0; column < d_out; column += SIDE, codes += SIDE * d_in) {
+    SHARED_OUT(d_in * d_out)
+    for (long column = 0; column < d_out; column += SIDE) {
+        const int8_t *own = codes + column * d_in;
         lanes scale = {0};
         memcpy(&scale, scales + column, SIDE * sizeof(float));
         number *to = y + column;
         long row = 0;
         for (; row + SIDE <= rows; row += SIDE)
-            add_tile(to + row * y_row, y_row, x + row * d_in, codes, scale, d_in, SIDE);
+            add_tile(to + row * y_row, y_row, x + row * d_in, own, scale, d_in, SIDE);
         if (rows - row >= 2)
-            add_tile(to + row * y_row, y_row, x + row * d_in, codes, scale, d_in, 2), row += 2;
+            add_tile(to + row * y_row, y_row, x + row * d_in, own, scale, d_in, 2), row += 2;
         if (rows > row)
-            add_tile(to + row * y_row, y_row, x + row * d_in, codes, scale, d_in, 1);
+            add_tile(to + row * y_row, y_row, x + row * d_in, own, scale, d_in, 1);
     }
 }

@@ -15,19 +15,22 @@ void four_bit_numbers(
 {
     lanes level;
     memcpy(&level, levels, sizeof level);
+    SHARED_OUT(blocks * BLOCK)
     for (long block = first; block < first + blocks; block++) {
+        const uint8_t *from = codes + (block - first) * (BLOCK / 2);
+        number *to = y + (block - first) * BLOCK;
         volatile float difference = fine_levels[scale_codes[block]] * group_scales[block / GROUP]; /* rounded, as elsewhere */
         float scale = difference + *mean_scale;
         numbers scaled = narrow(level * scale);
-        for (int half = 0; half < 2; half++, codes += LANES, y += 2 * LANES) {
+        for (int half = 0; half < 2; half++, from += LANES, to += 2 * LANES) {
             bytes pairs, code[2];
-            memcpy(&pairs, codes, sizeof pairs);
+            memcpy(&pairs, from, sizeof pairs);
             shorts apart = __builtin_convertvector(pairs, shorts);
             apart = apart >> 4 | (apart & 15) << 8; /* in memory the first code, then the second one */
             memcpy(code, &apart, sizeof code);
             for (int side = 0; side < 2; side++) {
                 numbers found = picked(scaled, __builtin_convertvector(code[side], places));
-                memcpy(y + side * LANES, &found, sizeof found);
+                memcpy(to + side * LANES, &found, sizeof found);
             }
         }
     }

@@ -14,7 +14,8 @@ enum { WORDS_IN_SIGHT = 1024, WORDS_AT_ONCE = 256, WEIGHTS_AT_ONCE = 4 };
 void choose_words(
     const number *slopes, uint8_t *chosen, float *sums, float *row_sums, long rows, long vocabulary, float least)
 {
-    memset(row_sums, 0, rows * sizeof(float));
+    float of_sight[(vocabulary + WORDS_IN_SIGHT - 1) / WORDS_IN_SIGHT][rows]; /* sums of each row */
+    SHARED_OUT(rows * vocabulary)
     for (long start = 0; start < vocabulary; start += WORDS_IN_SIGHT) {
         long count = vocabulary - start < WORDS_IN_SIGHT ? vocabulary - start : WORDS_IN_SIGHT;
         lanes most[WORDS_IN_SIGHT / LANES] = {{0}}, total[WORDS_IN_SIGHT / LANES] = {{0}};
@@ -27,7 +28,7 @@ void choose_words(
                 total[i / LANES] += slope;
                 of_row += slope;
             });
-            row_sums[row] += sum(of_row);
+            of_sight[start / WORDS_IN_SIGHT][row] = sum(of_row);
         }
         for (long i = 0; i < count; i++) {
             int is_chosen = most[i / LANES][i % LANES] > least;
@@ -35,11 +36,16 @@ void choose_words(
             sums[start + i] = is_chosen ? 0 : total[i / LANES][i % LANES];
         }
     }
+    memset(row_sums, 0, rows * sizeof(float));
+    for (long start = 0; start < vocabulary; start += WORDS_IN_SIGHT)
+        for (long row = 0; row < rows; row++)
+            row_sums[row] += of_sight[start / WORDS_IN_SIGHT][row];
 }
 
 /* Panels of the rows of weight (vocabulary, hidden) of some words, `pairs` of them, the last with a zero if `count` is odd. */
 static void pack_words(pair *panels, const number *weight, const int64_t *chosen, long count, long pairs, long hidden)
 {
+    SHARED_OUT(count * hidden)
     for (long i = 0; i < pairs; i++) {
         const number *even = weight + chosen[2 * i] * hidden, *odd = 2 * i + 1 < count ? weight + chosen[2 * i + 1] * hidden : 0;
         for (long column = 0; column < hidden; column += LANES) {
@@ -52,6 +58,7 @@ static void pack_words(pair *panels, const number *weight, const int64_t *chosen
 /* total (rows, width) += few panels, for rows and a width that are multiples of a tile's. */
 static void add_to(float *total, const number *few, const pair *panels, long rows, long width, long pairs)
 {
+    SHARED_OUT(rows * width)
     for (long column = 0; column < width; column += PANEL)
         for (long row = 0; row < rows; row += ROWS) {
             left of_rows = {(const pair *)few + row * pairs, pairs, 1};
@@ -59,11 +66,11 @@ static void add_to(float *total, const number *few, const pair *panels, long row
         }
 }
 
-/* The mean of the rows of weight (vocabulary, hidden), each as often as sums (vocabulary) say: mean (hidden). */
-static void mean_word(const number *weight, const float *sums, float *mean, long vocabulary, long hidden)
+/* Some columns, `width` of them, of the mean of the rows of weight (vocabulary, hidden), each as often as sums (vocabulary) say. */
+static void mean_columns(const number *weight, const float *sums, float *mean, long vocabulary, long hidden, long width)
 {
     float all_sums = 0;
-    memset(mean, 0, hidden * sizeof(float));
+    memset(mean, 0, width * sizeof(float));
     for (long word = 0; word < vocabulary; word += WEIGHTS_AT_ONCE) {
         const number *from[WEIGHTS_AT_ONCE];
         float often[WEIGHTS_AT_ONCE], together = 0;
@@ -76,7 +83,7 @@ static void mean_word(const number *weight, const float *sums, float *mean, long
         if (together == 0)
             continue;
         all_sums += together;
-        SIXTEEN_AT_A_TIME(hidden, {
+        SIXTEEN_AT_A_TIME(width, {
             lanes total = {0};
             memcpy(&total, mean + i, left * sizeof(float));
             for (long k = 0; k < WEIGHTS_AT_ONCE; k++)
@@ -84,8 +91,17 @@ static void mean_word(const number *weight, const float *sums, float *mean, long
             memcpy(mean + i, &total, left * sizeof(float));
         });
     }
-    for (long i = 0; all_sums > 0 && i < hidden; i++)
+    for (long i = 0; all_sums > 0 && i < width; i++)
         mean[i] /= all_sums;
+}
+
+/* The whole of it: mean (hidden). */
+static void mean_word(const number *weight, const float *sums, float *mean, long vocabulary, long hidden)
+{
+    long width = UP_TO(PANEL, (hidden + num_threads() - 1) / num_threads()); /* rows are read side by side, by one thread whole */
+    SHARED_OUT(vocabulary * hidden)
+    for (long column = 0; column < hidden; column += width)
+        mean_columns(weight + column, sums, mean + column, vocabulary, hidden, hidden - column < width ? hidden - column : width);
 }
 
 /* dhidden (rows, hidden) of slopes and weight: `count` chosen words by themselves, the others by their mean.
@@ -100,6 +116,7 @@ void gradient_by_few_words(
     for (long start = 0; start < count; start += WORDS_AT_ONCE) {
         long now = count - start < WORDS_AT_ONCE ? count - start : WORDS_AT_ONCE, pairs = (now + 1) / 2;
         memset(few, 0, all_rows * 2 * pairs * sizeof(number));
+        SHARED_OUT(rows * now)
         for (long row = 0; row < rows; row++) {
             number *to = few + row * 2 * pairs;
             lanes taken = {0};

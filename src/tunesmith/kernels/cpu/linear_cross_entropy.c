@@ -15,26 +15,28 @@ void losses_and_slopes(
     number *logits, const int64_t *targets, float *losses, long rows, long vocabulary, float scale, float softcap,
     long for_gradients)
 {
-    for (long row = 0; row < rows; row++, logits += vocabulary) {
+    SHARED_OUT(rows * vocabulary)
+    for (long row = 0; row < rows; row++) {
+        number *z_of = logits + row * vocabulary;
         lanes most = all(-INFINITY), total = {0};
         SIXTEEN_AT_A_TIME(
-            vocabulary, most = larger(filled(capped(load(logits + i, left), scale, softcap), left, -INFINITY), most););
+            vocabulary, most = larger(filled(capped(load(z_of + i, left), scale, softcap), left, -INFINITY), most););
         float top = largest(most);
         SIXTEEN_AT_A_TIME(
-            vocabulary, total += filled(exponential(capped(load(logits + i, left), scale, softcap) - top), left, 0););
-        float normaliser = sum(total), chosen = one(logits + targets[row]);
+            vocabulary, total += filled(exponential(capped(load(z_of + i, left), scale, softcap) - top), left, 0););
+        float normaliser = sum(total), chosen = one(z_of + targets[row]);
         losses[row] = logf(normaliser) - (capped(all(chosen), scale, softcap)[0] - top);
         if (!for_gradients)
             continue;
         float factor = 1 / normaliser;
         SIXTEEN_AT_A_TIME(vocabulary, {
-            lanes z = capped(load(logits + i, left), scale, softcap);
+            lanes z = capped(load(z_of + i, left), scale, softcap);
             lanes slope = exponential(z - top) * factor;
             if (targets[row] / LANES == i / LANES)
                 slope[targets[row] % LANES] -= 1;
             if (softcap > 0)
                 slope *= 1.0f - (z / softcap) * (z / softcap);
-            store(logits + i, slope * scale, left);
+            store(z_of + i, slope * scale, left);
         });
     }
 }

@@ -47,7 +47,9 @@ static inline __attribute__((always_inline)) void write_tile(result y, left a, c
 /* y = scale a b + bias in 16 bits, row by row of b's columns; the last eight rows may be made twice. */
 static void write_product(result y, left a, const pair *b, long tokens, long inner, long columns)
 {
-    for (long t = 0; t < tokens; t = t + ROWS < tokens && t + 2 * ROWS > tokens ? tokens - ROWS : t + ROWS)
+    SHARED_OUT(tokens * columns)
+    for (long turn = 0; turn < (tokens + ROWS - 1) / ROWS; turn++) {
+        long t = (turn + 1) * ROWS > tokens ? tokens - ROWS : turn * ROWS;
         for (long column = 0; column < columns; column += PANEL) {
             result to = {y.rows + t * y.row + column, y.row, y.scale, y.bias ? y.bias + column : 0};
             left rows = {a.pairs + t * a.row, a.row, a.inner};
@@ -62,6 +64,7 @@ static void write_product(result y, left a, const pair *b, long tokens, long inn
             else
                 write_tile(to, rows, panel, inner, there, 1);
         }
+    }
 }
 
 /* For every layer: projected = s x At, beside each other, and output = projected Bt + bias; `stacked` gets all A in 16 bits. */
@@ -85,10 +88,12 @@ void low_rank_forward(
 }
 
 /* y (rows, columns) float32, or its transpose, = at x, where both have as many rows as there are tokens. */
-static void write_sum(float *y, left at, const number *x, long x_row, long tokens, long rows, long columns, int transposed, pair *panel)
+static void write_sum(float *y, left at, const number *x, long x_row, long tokens, long rows, long columns, int transposed, pair *panels)
 {
+    SHARED_OUT(tokens * columns)
     for (long column = 0; column < columns; column += PANEL) {
         long width = columns - column < PANEL ? columns - column : PANEL;
+        pair *panel = panels + this_thread() * PANEL * ((tokens + 1) / 2);
         pack_rows(panel, x + column, x_row, tokens, width);
         for (long row = 0; row < rows; row += ROWS) {
             tile t = add_product((tile){0}, (left){at.pairs + row * at.row, at.row, at.inner}, panel, (tokens + 1) / 2, 2);

@@ -70,10 +70,11 @@ def _sizes(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> l
 
 
 def _workplaces(x: Tensor, outputs: Sequence[Tensor], changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
-    """Where the code puts factors in order, and one in 16 bits."""
+    """Where the code puts factors in order, and a panel of tokens for each thread; and a factor in 16 bits."""
     rank, num_ranks = max(len(change.a) for change in changes), _num_ranks(changes)
     widest = max(compiled.up_to(PANEL, x.shape[1]), *(compiled.up_to(PANEL, y.shape[1]) for y in outputs))
-    panels = _words(max(widest * compiled.up_to(PANEL, num_ranks) // 2, PANEL * (len(x) + 1) // 2))
+    by_thread = torch.get_num_threads() * PANEL * ((len(x) + 1) // 2)
+    panels = _words(max(widest * compiled.up_to(PANEL, num_ranks) // 2, by_thread))
     return panels, x.new_empty(widest * rank)
 
 

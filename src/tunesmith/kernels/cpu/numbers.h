@@ -155,6 +155,35 @@ static inline lanes filled(lanes x, long left, float other)
     return choose((words)(index < (uint32_t)left), x, all(other));
 }
 
+/* Let the threads that torch computes with share the turns of a loop, if all its numbers are worth waking them; where turns differ
+   in length, as they come. Without OpenMP, or by Clang, whose threads are not those of torch, one thread takes all turns. */
+enum { WORTH_WAKING = 1 << 14 };
+
+#if defined(_OPENMP) && !defined(__clang__)
+#include <omp.h>
+#define AS_PRAGMA(text) _Pragma(#text)
+#define SHARED_OUT(numbers) AS_PRAGMA(omp parallel for schedule(static) if ((numbers) > WORTH_WAKING))
+#define SHARED_OUT_AS_THEY_COME AS_PRAGMA(omp parallel for schedule(dynamic))
+static inline int this_thread(void) { return omp_get_thread_num(); }
+static inline int num_threads(void) { return omp_get_max_threads(); }
+#else
+#define SHARED_OUT(numbers)
+#define SHARED_OUT_AS_THEY_COME
+static inline int this_thread(void) { return 0; }
+static inline int num_threads(void) { return 1; }
+#endif
+
+/* Do something for all numbers, in parts that threads share: `there` of them from `first` on. */
+#define IN_PARTS(count, ...)                                                               \
+    do {                                                                                   \
+        enum { PART = 1 << 13 };                                                           \
+        SHARED_OUT(count)                                                                  \
+        for (long first = 0; first < (count); first += PART) {                             \
+            const long there = (count)-first < PART ? (count)-first : PART;                \
+            __VA_ARGS__                                                                    \
+        }                                                                                  \
+    } while (0)
+
 /* e^x to two units in the last place: 2^n e^r with |r| <= ln(2) / 2. Zero below -87, and as much as e^88 above 88. */
 static inline lanes exponential(lanes x)
 {

@@ -48,4 +48,13 @@ static inline void write_seen(const part *p, number *to, float *sums, long row, 
         });
 }
 
+/* How many parts one thread takes, one after the other: all if they add to the same sums. */
+static inline long parts_at_once(const part *parts, const stream *s)
+{
+    for (long i = 0; i < s->parts; i++)
+        if (parts[i].shared)
+            return s->parts;
+    return 1;
+}
+
 #endif

@@ -12,6 +12,7 @@ void rotary_turn(
 {
     long half = shape[3] / 2;
     for (long outer = 0; outer < shape[0]; outer++)
+        SHARED_OUT(shape[1] * shape[2] * shape[3])
         for (long token = 0; token < shape[2]; token++)
             for (long head = 0; head < shape[1]; head++) {
 #define PLACE(of) (outer * strides[of] + head * strides[of + 1] + token * strides[of + 2])

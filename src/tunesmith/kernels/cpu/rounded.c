@@ -59,22 +59,25 @@ int rounded_products_are_fast(void)
 /* The codes (rows, width) and scales (rows, width / GROUP) of x, whose columns are multiplied by factors if these are not null. */
 void rounded_rows(uint8_t *codes, float *scales, const number *x, long x_row, const float *factors, long rows, long width)
 {
-    for (long row = 0; row < rows; row++, x += x_row)
-        for (long first = 0; first < width; first += GROUP, codes += GROUP, scales++) {
+    SHARED_OUT(rows * width)
+    for (long row = 0; row < rows; row++)
+        for (long first = 0; first < width; first += GROUP) {
+            const number *from = x + row * x_row + first;
+            uint8_t *to = codes + row * width + first;
             lanes x_of[GROUP / LANES], most = {0}, nothing = {0};
             for (int i = 0; i < GROUP / LANES; i++) {
                 lanes factor = all(1);
                 if (factors)
                     memcpy(&factor, factors + first + i * LANES, sizeof factor);
-                x_of[i] = load(x + first + i * LANES, LANES) * factor;
+                x_of[i] = load(from + i * LANES, LANES) * factor;
                 most = larger(most, larger(x_of[i], -x_of[i]));
                 nothing += x_of[i] * 0.0f; /* unless one is not finite */
             }
             float top = largest(most) + sum(nothing), steps = 127.0f / (top > 1.17549435e-38f ? top : 1.17549435e-38f);
-            *scales = top / 127.0f;
+            scales[(row * width + first) / GROUP] = top / 127.0f;
             for (int i = 0; i < GROUP / LANES; i++) {
                 const float to_whole = 12582912.0f; /* 1.5 2^23: adding it rounds to a whole number, in the lowest bits */
-                store_bytes(codes + i * LANES, (words)(x_of[i] * steps + to_whole) + ZERO);
+                store_bytes(to + i * LANES, (words)(x_of[i] * steps + to_whole) + ZERO);
             }
         }
 }
@@ -169,9 +172,11 @@ void add_rounded_product(
     long d_out, four *panel, wholes *starts)
 {
     input x = {x_codes, x_scales, rows, d_in};
+    SHARED_OUT(rows * d_out)
     for (long column = 0; column < d_out; column += PANEL) {
-        pack_columns(panel, codes + column * d_in, d_in);
-        add_panel(y + column, y_row, &x, panel, starts, scales + column);
+        four *own_panel = panel + this_thread() * PANEL * d_in / 4;
+        pack_columns(own_panel, codes + column * d_in, d_in);
+        add_panel(y + column, y_row, &x, own_panel, starts + this_thread() * 2 * d_in / GROUP, scales + column);
     }
 }
 
@@ -181,8 +186,10 @@ void add_rounded_transposed_product(
     four *panel, wholes *starts)
 {
     input x = {x_codes, x_scales, rows, width};
+    SHARED_OUT(rows * columns)
     for (long column = 0; column < columns; column += PANEL) {
-        pack_rows(panel, codes + column, width, columns);
-        add_panel(y + column, y_row, &x, panel, starts, 0);
+        four *own_panel = panel + this_thread() * PANEL * width / 4;
+        pack_rows(own_panel, codes + column, width, columns);
+        add_panel(y + column, y_row, &x, own_panel, starts + this_thread() * 2 * width / GROUP, 0);
     }
 }

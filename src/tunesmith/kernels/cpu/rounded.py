@@ -56,5 +56,8 @@ def _are_plain(scales: Tensor) -> bool:
 
 
 def _workplaces(width: int) -> tuple[Tensor, Tensor]:
-    """For a panel of the weight, and for what the sums of its groups begin with."""
-    return torch.empty(width * PANEL, dtype=torch.int8), torch.empty(width // GROUP * PANEL, dtype=torch.int32)
+    """For each thread a panel of the weight, and what the sums of its groups begin with."""
+    threads = torch.get_num_threads()
+    return torch.empty(threads, width * PANEL, dtype=torch.int8), torch.empty(
+        threads, width // GROUP * PANEL, dtype=torch.int32
+    )

@@ -96,36 +96,35 @@ static void write_rows(number *to, long to_row, float (*from)[MOST_WIDTH], long 
 }
 
 static void attend(
-    const number *q, const number *k, const number *v, number *out, const part *p, const stream *s, float scale)
+    const number *q, const number *k, const number *v, number *out, const part *p, const stream *s, long head, float scale)
 {
     static _Thread_local pair keys[MOST_KEYS * MOST_WIDTH / 2], values[MOST_KEYS * MOST_WIDTH / 2];
     static _Thread_local number place[MOST_KEYS * MOST_WIDTH];
     static _Thread_local workplace w __attribute__((aligned(64)));
     const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
     long out_row = s->heads * s->group * s->width;
-    for (long head = 0; head < s->heads; head++) {
-        tokens seen = seen_by(p, k + head * s->width, s->key_row, s->width, place);
-        pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
-        seen = seen_by(p, v + head * s->width, s->value_row, s->width, place);
-        pack_rows(values, seen.numbers, seen.row, n->keys, n->width);
-        for (long own = head * s->group; own < (head + 1) * s->group; own++)
-            for (long first = 0; first < n->queries; first += BLOCK) {
-                long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
-                copy_rows(w.rows[0], q + token * s->query_row + own * n->width, s->query_row, count, n->width);
-                multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
-                normalise(&w, n, first, count, scale);
-                multiply_over_keys(w.results, w.shares, values, n, first, count);
-                write_rows(out + token * out_row + own * n->width, out_row, w.results, count, n->width, 1);
-            }
-    }
+    tokens seen = seen_by(p, k + head * s->width, s->key_row, s->width, place);
+    pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
+    seen = seen_by(p, v + head * s->width, s->value_row, s->width, place);
+    pack_rows(values, seen.numbers, seen.row, n->keys, n->width);
+    for (long own = head * s->group; own < (head + 1) * s->group; own++)
+        for (long first = 0; first < n->queries; first += BLOCK) {
+            long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
+            copy_rows(w.rows[0], q + token * s->query_row + own * n->width, s->query_row, count, n->width);
+            multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
+            normalise(&w, n, first, count, scale);
+            multiply_over_keys(w.results, w.shares, values, n, first, count);
+            write_rows(out + token * out_row + own * n->width, out_row, w.results, count, n->width, 1);
+        }
 }
 
 /* out (queries, heads * group, width), side by side. */
 void row_attention_forward(
     const number *q, const number *k, const number *v, number *out, const part *parts, const stream *s, float scale)
 {
-    for (long i = 0; i < s->parts; i++)
-        attend(q, k, v, out, parts + i, s, scale);
+    SHARED_OUT_AS_THEY_COME
+    for (long place = 0; place < s->parts * s->heads; place++)
+        attend(q, k, v, out, parts + place / s->heads, s, place % s->heads, scale);
 }
 
 /* Slopes of the probabilities made slopes of the scores, rounded. */
@@ -144,7 +143,7 @@ static void go_back(workplace *w, const sizes *n, long first, long count)
 
 static void go_back_through(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    float *shared_dk, float *shared_dv, const part *p, const stream *s, float scale)
+    float *shared_dk, float *shared_dv, const part *p, const stream *s, long head, float scale)
 {
     static _Thread_local pair keys[MOST_KEYS * MOST_WIDTH / 2], key_rows[MOST_KEYS * MOST_WIDTH / 2];
     static _Thread_local pair values[MOST_KEYS * MOST_WIDTH / 2];
@@ -154,35 +153,33 @@ static void go_back_through(
     static _Thread_local workplace w __attribute__((aligned(64)));
     const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
     long row = s->heads * s->group * s->width, key_row = s->heads * s->width;
-    for (long head = 0; head < s->heads; head++) {
-        long there = head * n->width;
-        tokens seen = seen_by(p, k + there, s->key_row, n->width, place);
-        pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
-        pack_rows(key_rows, seen.numbers, seen.row, n->keys, n->width);
-        seen = seen_by(p, v + there, s->value_row, n->width, place);
-        pack_columns(values, seen.numbers, seen.row, n->keys, n->width);
-        memset(dkeys, 0, UP_TO(ROWS, n->keys) * sizeof dkeys[0]);
-        memset(dvalues, 0, UP_TO(ROWS, n->keys) * sizeof dvalues[0]);
-        for (long own = head * s->group; own < (head + 1) * s->group; own++)
-            for (long first = 0; first < n->queries; first += BLOCK) {
-                long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
-                const number *queries = q + token * s->query_row + own * n->width, *slopes = dout + token * row + own * n->width;
-                copy_rows(w.rows[0], queries, s->query_row, count, n->width);
-                multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
-                normalise(&w, n, first, count, scale);
-                copy_rows(w.rows[0], slopes, row, count, n->width);
-                multiply_by_keys(w.slopes, w.rows[0], values, n, first, count);
-                pack_rows(w.panels, slopes, row, count, n->width);
-                add_over_queries(dvalues, w.shares, w.panels, &w, n, first, count);
-                go_back(&w, n, first, count);
-                pack_rows(w.panels, queries, s->query_row, count, n->width);
-                add_over_queries(dkeys, w.dscores, w.panels, &w, n, first, count);
-                multiply_over_keys(w.results, w.dscores, key_rows, n, first, count);
-                write_rows(dq + token * row + own * n->width, row, w.results, count, n->width, scale);
-            }
-        write_seen(p, dk + there, shared_dk + there, key_row, dkeys[0], MOST_WIDTH, n->width, scale);
-        write_seen(p, dv + there, shared_dv + there, key_row, dvalues[0], MOST_WIDTH, n->width, 1);
-    }
+    long there = head * n->width;
+    tokens seen = seen_by(p, k + there, s->key_row, n->width, place);
+    pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
+    pack_rows(key_rows, seen.numbers, seen.row, n->keys, n->width);
+    seen = seen_by(p, v + there, s->value_row, n->width, place);
+    pack_columns(values, seen.numbers, seen.row, n->keys, n->width);
+    memset(dkeys, 0, UP_TO(ROWS, n->keys) * sizeof dkeys[0]);
+    memset(dvalues, 0, UP_TO(ROWS, n->keys) * sizeof dvalues[0]);
+    for (long own = head * s->group; own < (head + 1) * s->group; own++)
+        for (long first = 0; first < n->queries; first += BLOCK) {
+            long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
+            const number *queries = q + token * s->query_row + own * n->width, *slopes = dout + token * row + own * n->width;
+            copy_rows(w.rows[0], queries, s->query_row, count, n->width);
+            multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
+            normalise(&w, n, first, count, scale);
+            copy_rows(w.rows[0], slopes, row, count, n->width);
+            multiply_by_keys(w.slopes, w.rows[0], values, n, first, count);
+            pack_rows(w.panels, slopes, row, count, n->width);
+            add_over_queries(dvalues, w.shares, w.panels, &w, n, first, count);
+            go_back(&w, n, first, count);
+            pack_rows(w.panels, queries, s->query_row, count, n->width);
+            add_over_queries(dkeys, w.dscores, w.panels, &w, n, first, count);
+            multiply_over_keys(w.results, w.dscores, key_rows, n, first, count);
+            write_rows(dq + token * row + own * n->width, row, w.results, count, n->width, scale);
+        }
+    write_seen(p, dk + there, shared_dk + there, key_row, dkeys[0], MOST_WIDTH, n->width, scale);
+    write_seen(p, dv + there, shared_dv + there, key_row, dvalues[0], MOST_WIDTH, n->width, 1);
 }
 
 /* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums. */
@@ -190,8 +187,11 @@ void row_attention_gradients(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
     float *shared_dk, float *shared_dv, const part *parts, const stream *s, float scale)
 {
-    for (long i = 0; i < s->parts; i++)
-        go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, scale);
+    long at_once = parts_at_once(parts, s);
+    SHARED_OUT_AS_THEY_COME
+    for (long place = 0; place < s->parts / at_once * s->heads; place++)
+        for (long i = place / s->heads * at_once; i < (place / s->heads + 1) * at_once; i++)
+            go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, place % s->heads, scale);
 }
 
 #endif

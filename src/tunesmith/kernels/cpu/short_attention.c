@@ -102,24 +102,22 @@ static void read_seen(token_rows to, const part *p, const number *all, long row,
 }
 
 static void attend(
-    const number *q, const number *k, const number *v, number *out, const part *p, const stream *s, float scale)
+    const number *q, const number *k, const number *v, number *out, const part *p, const stream *s, long head, float scale)
 {
     token_rows query, key, value, result;
     token_columns keys;
     square shares;
     const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
     long row = s->heads * s->group * n->width;
-    for (long head = 0; head < s->heads; head++) {
-        read_seen(key, p, k + head * n->width, s->key_row, n->width);
-        read_seen(value, p, v + head * n->width, s->value_row, n->width);
-        turn(keys, key, n->keys, n->width);
-        for (long own = head * s->group; own < (head + 1) * s->group; own++) {
-            read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
-            product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
-            normalise(shares, n);
-            product(in_rows(result), of_scores(shares), in_rows(value), n->queries, n->keys, n->width, 0);
-            write_rows(out + p->query * row + own * n->width, row, result, n->queries, n->width);
-        }
+    read_seen(key, p, k + head * n->width, s->key_row, n->width);
+    read_seen(value, p, v + head * n->width, s->value_row, n->width);
+    turn(keys, key, n->keys, n->width);
+    for (long own = head * s->group; own < (head + 1) * s->group; own++) {
+        read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
+        product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
+        normalise(shares, n);
+        product(in_rows(result), of_scores(shares), in_rows(value), n->queries, n->keys, n->width, 0);
+        write_rows(out + p->query * row + own * n->width, row, result, n->queries, n->width);
     }
 }
 
@@ -127,51 +125,50 @@ static void attend(
 void short_attention_forward(
     const number *q, const number *k, const number *v, number *out, const part *parts, const stream *s, float scale)
 {
-    for (long i = 0; i < s->parts; i++)
-        attend(q, k, v, out, parts + i, s, scale);
+    SHARED_OUT_AS_THEY_COME
+    for (long place = 0; place < s->parts * s->heads; place++)
+        attend(q, k, v, out, parts + place / s->heads, s, place % s->heads, scale);
 }
 
 static void go_back_through(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    float *shared_dk, float *shared_dv, const part *p, const stream *s, float scale)
+    float *shared_dk, float *shared_dv, const part *p, const stream *s, long head, float scale)
 {
     token_rows query, key, value, slope, dquery, dkey, dvalue;
     token_columns keys, values;
     square shares, dshares;
     const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
     long row = s->heads * s->group * n->width, key_row = s->heads * n->width;
-    for (long head = 0; head < s->heads; head++) {
-        long there = head * n->width;
-        read_seen(key, p, k + there, s->key_row, n->width);
-        read_seen(value, p, v + there, s->value_row, n->width);
-        turn(keys, key, n->keys, n->width);
-        turn(values, value, n->keys, n->width);
-        for (long own = head * s->group; own < (head + 1) * s->group; own++) {
-            int add = own > head * s->group;
-            read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
-            read_rows(slope, dout + p->query * row + own * n->width, row, n->queries, n->width, 1);
-            product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
-            normalise(shares, n);
-            product(of_scores(dshares), in_rows(slope), in_columns(values), n->queries, n->width, n->keys, 0);
-            product(in_rows(dvalue), transposed(of_scores(shares)), in_rows(slope), n->keys, n->queries, n->width, add);
-            for (long t = 0; t < n->queries; t++) {
-                lanes *share = (lanes *)shares[t], *dshare = (lanes *)dshares[t], products = {0};
-                for (long i = 0; i < UP_TO(LANES, n->keys) / LANES; i++)
-                    products += share[i] * dshare[i];
-                float mean = sum(products);
-                for (long i = 0; i < UP_TO(LANES, n->keys) / LANES; i++)
-                    dshare[i] = share[i] * (dshare[i] - mean);
-            }
-            product(in_rows(dkey), transposed(of_scores(dshares)), in_rows(query), n->keys, n->queries, n->width, add);
-            product(in_rows(dquery), of_scores(dshares), in_rows(key), n->queries, n->keys, n->width, 0);
-            for (long t = 0; t < n->queries; t++)
-                for (long i = 0; i < n->width; i++)
-                    dquery[t][i] *= scale;
-            write_rows(dq + p->query * row + own * n->width, row, dquery, n->queries, n->width);
+    long there = head * n->width;
+    read_seen(key, p, k + there, s->key_row, n->width);
+    read_seen(value, p, v + there, s->value_row, n->width);
+    turn(keys, key, n->keys, n->width);
+    turn(values, value, n->keys, n->width);
+    for (long own = head * s->group; own < (head + 1) * s->group; own++) {
+        int add = own > head * s->group;
+        read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
+        read_rows(slope, dout + p->query * row + own * n->width, row, n->queries, n->width, 1);
+        product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
+        normalise(shares, n);
+        product(of_scores(dshares), in_rows(slope), in_columns(values), n->queries, n->width, n->keys, 0);
+        product(in_rows(dvalue), transposed(of_scores(shares)), in_rows(slope), n->keys, n->queries, n->width, add);
+        for (long t = 0; t < n->queries; t++) {
+            lanes *share = (lanes *)shares[t], *dshare = (lanes *)dshares[t], products = {0};
+            for (long i = 0; i < UP_TO(LANES, n->keys) / LANES; i++)
+                products += share[i] * dshare[i];
+            float mean = sum(products);
+            for (long i = 0; i < UP_TO(LANES, n->keys) / LANES; i++)
+                dshare[i] = share[i] * (dshare[i] - mean);
         }
-        write_seen(p, dk + there, shared_dk + there, key_row, dkey[0], MOST_WIDTH, n->width, 1);
-        write_seen(p, dv + there, shared_dv + there, key_row, dvalue[0], MOST_WIDTH, n->width, 1);
+        product(in_rows(dkey), transposed(of_scores(dshares)), in_rows(query), n->keys, n->queries, n->width, add);
+        product(in_rows(dquery), of_scores(dshares), in_rows(key), n->queries, n->keys, n->width, 0);
+        for (long t = 0; t < n->queries; t++)
+            for (long i = 0; i < n->width; i++)
+                dquery[t][i] *= scale;
+        write_rows(dq + p->query * row + own * n->width, row, dquery, n->queries, n->width);
     }
+    write_seen(p, dk + there, shared_dk + there, key_row, dkey[0], MOST_WIDTH, n->width, 1);
+    write_seen(p, dv + there, shared_dv + there, key_row, dvalue[0], MOST_WIDTH, n->width, 1);
 }
 
 /* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums. */
@@ -179,6 +176,9 @@ void short_attention_gradients(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
     float *shared_dk, float *shared_dv, const part *parts, const stream *s, float scale)
 {
-    for (long i = 0; i < s->parts; i++)
-        go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, scale);
+    long at_once = parts_at_once(parts, s);
+    SHARED_OUT_AS_THEY_COME
+    for (long place = 0; place < s->parts / at_once * s->heads; place++)
+        for (long i = place / s->heads * at_once; i < (place / s->heads + 1) * at_once; i++)
+            go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, place % s->heads, scale);
 }
