@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
 import random
@@ -21,7 +20,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks import launch, machine, process_memory, results
+from benchmarks import launch, machine, process_memory, record
 from benchmarks.peer_environment import ROOT
 
 if TYPE_CHECKING:
@@ -204,23 +203,9 @@ def main() -> int:
             print(f"{name}: {point.rows} x {point.length}, {point.vocabulary}: {found[name][-1].seconds:.3f} s", flush=True)
         print(table(name, found[name]), flush=True)
     if not asked.dry:
-        print(f"written to {_keep(found, asked.machine, asked.threads)}")
+        series = {name: [dataclasses.asdict(one) for one in points] for name, points in found.items()}
+        print(f"written to {record.keep_other('growth', asked.machine, asked.threads, {'series': series})}")
     return 0
-
-
-def _keep(found: dict[str, list[Grown]], label: str | None, num_threads: int) -> str:
-    here, today = machine.this_machine(), datetime.date.today().isoformat()
-    record: dict[str, object] = {
-        "schema": 1,
-        "date": today,
-        "commit": machine.commit(ROOT),
-        "machine": label or here.slug,
-        "machine_facts": dataclasses.asdict(here),
-        "num_threads": num_threads,
-        "series": {name: [dataclasses.asdict(one) for one in points] for name, points in found.items()},
-    }
-    path = results.write_json(record, ROOT / "benchmarks" / "results", f"growth-{today}-{label or here.slug}")
-    return str(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -57,3 +57,18 @@ def _limit(benchmark: Benchmark, summaries: dict[str, results.Summary]) -> dict[
     flop_per_weight = limit.LEARNS if benchmark.suite.method == "full" else limit.FROZEN
     summary = dataclasses.asdict(summaries[name])
     return {**dataclasses.asdict(rates), "share": limit.share(rates, summary, flop_per_weight)}
+
+
+def keep_other(kind: str, label: str | None, num_threads: int, content: dict[str, object]) -> Path:
+    """Write what else was measured as `results/KIND-DATE-MACHINE.json`, with what it was measured on; gives its path."""
+    here, today = machine.this_machine(), datetime.date.today().isoformat()
+    written: dict[str, object] = {
+        "schema": 1,
+        "date": today,
+        "commit": machine.commit(ROOT),
+        "machine": label or here.slug,
+        "machine_facts": dataclasses.asdict(here),
+        "num_threads": num_threads,
+        **content,
+    }
+    return results.write_json(written, RESULTS, f"{kind}-{today}-{label or here.slug}").relative_to(ROOT)

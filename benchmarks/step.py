@@ -10,8 +10,6 @@ Each is a fresh process. `results/step-DATE-MACHINE.json` holds what each run fo
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime
 import json
 import os
 import subprocess
@@ -20,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import launch, machine, results
+from benchmarks import launch, machine, record
 from benchmarks.peer_environment import ROOT
 
 _INSTRUCTIONS = ("starter:instructions", "--model", "starter:smollm2", "--max-rows", "200", "--steps", "13")
@@ -85,23 +83,8 @@ def main() -> int:
         seconds = sum(part["seconds"] for part in found[name]["profile"]["parts"])
         print(f"{name}: {seconds:.3f} s a step, others kept {found[name]['other_cores']:.2f} cores busy", flush=True)
     if not asked.dry:
-        print(f"written to {_keep(found, asked.machine, asked.threads)}")
+        print(f"written to {record.keep_other('step', asked.machine, asked.threads, {'work': found})}")
     return 0
-
-
-def _keep(found: dict[str, dict[str, Any]], label: str | None, num_threads: int) -> Path:
-    here, today = machine.this_machine(), datetime.date.today().isoformat()
-    record: dict[str, object] = {
-        "schema": 1,
-        "date": today,
-        "commit": machine.commit(ROOT),
-        "machine": label or here.slug,
-        "machine_facts": dataclasses.asdict(here),
-        "num_threads": num_threads,
-        "work": found,
-    }
-    path = results.write_json(record, ROOT / "benchmarks" / "results", f"step-{today}-{label or here.slug}")
-    return path.relative_to(ROOT)
 
 
 if __name__ == "__main__":

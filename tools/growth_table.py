@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import io
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-from section import Section, newest_result, print_or_write
+from section import Drawing, Section, tell_newest
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "growth.svg"
@@ -88,11 +87,7 @@ def figure(record: Record) -> str:
 
 def main() -> None:
     """Print the section, or write it into the pages named, with the figure beside each."""
-    record, pages = newest_result(RESULTS, "growth"), sys.argv[1:]
-    print_or_write(pages, lambda: section(record), lambda page: SECTION.put(page, section(record)))
-    for page in pages if record else []:
-        assert record is not None
-        Path(page).with_name(FIGURE).write_text(figure(record), encoding="utf-8")
+    tell_newest(SECTION, RESULTS, section, Drawing(FIGURE, figure))
 
 
 if __name__ == "__main__":

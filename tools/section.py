@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ class Section:
         return f"{before}{start}\n{text}\n{end}{after}"
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing of a result, and the name of its file beside the page."""
+
+    name: str
+    draw: Callable[[dict[str, Any]], str]
+
+
 def print_or_write(pages: Sequence[str], make: Callable[[], str], written: Callable[[str], str]) -> None:
     """Print what `make` gives, or put it into the pages named, by `written`, which takes and gives a whole page."""
     if not pages:
@@ -40,3 +49,15 @@ def newest_result(folder: Path, kind: str) -> dict[str, Any] | None:
     until_date = len(kind) + len("-2026-01-01")
     files = sorted(folder.glob(f"{kind}-*.json"), key=lambda path: (path.stem[:until_date], len(path.stem), path.stem))
     return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
+
+
+def tell_newest(section: Section, results: Path, text: Callable[[dict[str, Any] | None], str], drawing: Drawing) -> None:
+    """Print what `text` makes of the newest result of the section's kind, or put it into the pages that the command names.
+
+    Beside each page comes the figure.
+    """
+    record, pages = newest_result(results, section.name), sys.argv[1:]
+    print_or_write(pages, lambda: text(record), lambda page: section.put(page, text(record)))
+    for page in pages if record else []:
+        assert record is not None
+        Path(page).with_name(drawing.name).write_text(drawing.draw(record), encoding="utf-8")

@@ -6,11 +6,10 @@ python tools/step_table.py docs/benchmarks.md    write the table between the mar
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
-from section import Section, newest_result, print_or_write
+from section import Drawing, Section, tell_newest
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "step.svg"
@@ -97,11 +96,7 @@ def figure(record: Record) -> str:
 
 def main() -> None:
     """Print the section, or write it into the pages named, with the figure beside each."""
-    record, pages = newest_result(RESULTS, "step"), sys.argv[1:]
-    print_or_write(pages, lambda: section(record), lambda page: SECTION.put(page, section(record)))
-    for page in pages if record else []:
-        assert record is not None
-        Path(page).with_name(FIGURE).write_text(figure(record), encoding="utf-8")
+    tell_newest(SECTION, RESULTS, section, Drawing(FIGURE, figure))
 
 
 if __name__ == "__main__":
