@@ -92,12 +92,23 @@ def test_a_forward_of_its_own_and_a_hook_tell_a_layer_apart():
         assert computing(model, "causal") == [0, 1, 2, 3, 5]
 
 
-def test_a_scale_by_the_layers_number_shows():
-    """Transformers divides such scores of GPT-2 in every form of attention but ours."""
-    model = six_layers("gpt2", scale_attn_by_inverse_layer_idx=True)
-    batch = packed_cases.batch(model, "causal")
-    chosen, _ = trial.choose(model, classification=False)
-    packed_cases.assert_equal(packed_cases.together(chosen, batch), packed_cases.one_by_one(model, batch))
+class MixingLater(Mixing):
+    """The same in layers that are not the first; nothing but the number tells them apart."""
+
+    def __init__(self, inner: nn.Module, number: int) -> None:
+        super().__init__(inner)
+        self.layer_idx = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.layer_idx else self.inner(x)
+
+
+def test_what_depends_on_the_number_of_a_layer_shows():
+    model = six_layers("llama")
+    for number, layer in enumerate(layers_of(model)):
+        layer.mlp = MixingLater(cast("nn.Module", layer.mlp), number)
+    assert computing(model, "causal") == [0, 1, 5]
+    assert isinstance(trial.choose(model, classification=False)[0], PaddedForward)
 
 
 def test_a_layer_that_gives_a_tuple_is_passed_by_with_one():

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from tunesmith.model import anatomy, surgery
 
 ALWAYS = 2
-"""Layers that compute in any case: what depends on a layer's number, as a scale by its inverse, shows in the second."""
+"""The first layers, which compute in any case, as the last does: what depends on a layer's number shows in one of them."""
 _NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number")
 _PLAIN = (bool, int, float, str, NoneType, tuple, list, torch.dtype)
 
