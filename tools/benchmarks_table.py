@@ -5,16 +5,16 @@ python tools/benchmarks_table.py docs/benchmarks.md    write the tables between 
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from section import Section, print_or_write
+from section import Section, print_or_write, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "benchmarks.svg"
@@ -117,24 +117,18 @@ def figure(records: list[Record]) -> str:
 
     Of the newest machine the newest result of each suite.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     own = [record for record in records if record["machine"] == records[0]["machine"]]
     own = list({record["suite"]: record for record in reversed(own)}.values())[::-1]
-    output = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": FIGURE, "font.size": 9, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(8.4, 1.1 + 0.5 * len(own)), layout="constrained")
-        FigureCanvasSVG(drawing)
+
+    def draw(drawing: Figure) -> None:
         speed, memory, limit = drawing.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
         _bars(speed, own, "tokens_per_second", "times the best peer's tokens/s")
         _bars(memory, own, "train_peak_bytes", "times its memory (less is better)")
         _limits(limit, own)
         speed.invert_yaxis()  # the first suite on top; both share the axis
         drawing.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-        drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
-    return output.getvalue()
+
+    return svg(FIGURE, (8.4, 1.1 + 0.5 * len(own)), draw)
 
 
 def _bars(axes: Axes, records: list[Record], field: str, title: str) -> None:

@@ -5,12 +5,14 @@ python tools/growth_table.py docs/benchmarks.md    write the tables between the 
 
 from __future__ import annotations
 
-import io
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from section import Drawing, Section, tell_newest
+from section import Drawing, Section, svg, tell_newest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "growth.svg"
@@ -59,14 +61,8 @@ def _table(name: str, points: list[Point]) -> str:
 
 def figure(record: Record) -> str:
     """An SVG with a panel for each series: time per token, and the memory of a step beside it."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    output = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": FIGURE, "font.size": 9, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(7.4, 3.6), layout="constrained")
-        FigureCanvasSVG(drawing)
+    def draw(drawing: Figure) -> None:
         upper, lower = drawing.subplots(2, len(record["series"]), sharex="col", sharey="row", squeeze=False)
         for above, below, (name, points) in zip(upper, lower, record["series"].items(), strict=True):
             places = [point["point"][ALONG[name]] for point in points]
@@ -81,8 +77,8 @@ def figure(record: Record) -> str:
             first.set_ylim(bottom=0)  # once all is drawn: the panels of a line share it
         upper[0].set_ylabel("microseconds a token")
         lower[0].set_ylabel("MB a step")
-        drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
-    return output.getvalue()
+
+    return svg(FIGURE, (7.4, 3.6), draw)
 
 
 def main() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,21 @@ class Drawing:
 
     name: str
     draw: Callable[[dict[str, Any]], str]
+
+
+def svg(name: str, size: tuple[float, float], draw: Callable[[MatplotlibFigure], None]) -> str:
+    """A figure of `size` inches as SVG, the same text whenever it is drawn of the same numbers; `name` is that of its file."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    output = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "font.family": "sans-serif"}):
+        drawing = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(drawing)
+        draw(drawing)
+        drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
+    return output.getvalue()
 
 
 def print_or_write(pages: Sequence[str], make: Callable[[], str], written: Callable[[str], str]) -> None:

@@ -5,11 +5,13 @@ python tools/step_table.py docs/benchmarks.md    write the table between the mar
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from section import Drawing, Section, tell_newest
+from section import Drawing, Section, svg, tell_newest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 FIGURE = "step.svg"
@@ -66,16 +68,10 @@ def _row(work: Record) -> str:
 
 def figure(record: Record) -> str:
     """An SVG with a bar for each work, of the shares of its parts, and a mark at what products alone would take."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     works = list(record["work"].values())
     places = range(len(works))
-    output = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": FIGURE, "font.size": 9, "font.family": "sans-serif"}):
-        drawing = Figure(figsize=(7.0, 1.2 + 0.42 * len(works)), layout="constrained")
-        FigureCanvasSVG(drawing)
+
+    def draw(drawing: Figure) -> None:
         axes = drawing.subplots()
         left = [0.0] * len(works)
         for name, color in COLORS.items():
@@ -90,8 +86,8 @@ def figure(record: Record) -> str:
         axes.set_xlabel("% of a step's time")
         axes.spines[["top", "right"]].set_visible(False)
         drawing.legend(loc="outside lower center", ncols=len(COLORS) + 1, fontsize=8, frameon=False)
-        drawing.savefig(output, format="svg", facecolor="white", metadata={"Date": None})
-    return output.getvalue()
+
+    return svg(FIGURE, (7.0, 1.2 + 0.42 * len(works)), draw)
 
 
 def main() -> None:
