@@ -180,7 +180,7 @@ def _compile_or_remember(compiler: str, flags: Sequence[str], target: Path) -> N
     failure = target.with_suffix(".failed")
     if _is_private(failure) and time.time() - failure.stat().st_mtime < REMEMBERED_SECONDS:
         reason = failure.read_text(encoding="utf-8", errors="replace")
-        raise NotCompiled(f"{reason} (some time ago; without {failure} it is tried again)")
+        raise NotCompiled(f"{reason} (some time ago; delete {failure} to try again)")
     try:
         _compile(compiler, flags, target)
     except NotCompiled as reason:
