@@ -144,7 +144,7 @@ def test_what_it_is_taken_for(monkeypatch: pytest.MonkeyPatch):
 def test_a_stream_of_which_it_takes_a_part(code: Code, window: int | None, shared: int, monkeypatch: pytest.MonkeyPatch):
     """Rows that see more than the code takes, or than a window lets them, go another way; all gradients come together."""
     monkeypatch.setattr(part_attention, "code_for", lambda *_: code)
-    lengths = [3, 600, 30, 1, 80]
+    lengths = [3, 600, 30, 1, 80, 9, 2, 30, 4, 7, 5, 12, 1]  # more than there are groups
     n = Sizes(sum(lengths) + shared, sum(lengths) + shared)
     segments = Segments(lengths, num_ahead=shared)
     inputs = [t.requires_grad_() for t in _inputs(n)]

@@ -107,7 +107,7 @@ def four_bits(draw: Numbers) -> object:
 
 def attention(code: Code, num_ahead: int) -> Callable[[Numbers], list[Tensor]]:
     def attend(draw: Numbers) -> list[Tensor]:
-        lengths, heads, kv_heads = [40, 9, 33, 50, 17], 6, 3
+        lengths, heads, kv_heads = [40, 9, 33, 50, 17, 5, 21, 12, 30, 8, 44], 6, 3  # two parts and one in a group
         segments = Segments(lengths, num_given=num_ahead)
         inputs = draw(sum(lengths), heads, 64), *(draw(num_ahead + sum(lengths), kv_heads, 64) for _ in range(2))
         outputs = [torch.zeros_like(t) for t in (inputs[0], *inputs)]

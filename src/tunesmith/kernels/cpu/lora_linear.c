@@ -47,7 +47,7 @@ static inline __attribute__((always_inline)) void write_tile(result y, left a, c
 /* y = scale a b + bias in 16 bits, row by row of b's columns; the last eight rows may be made twice. */
 static void write_product(result y, left a, const pair *b, long tokens, long inner, long columns)
 {
-    SHARED_OUT(tokens * columns)
+    SHARED_OUT(tokens * columns * inner)
     for (long turn = 0; turn < (tokens + ROWS - 1) / ROWS; turn++) {
         long t = (turn + 1) * ROWS > tokens ? tokens - ROWS : turn * ROWS;
         for (long column = 0; column < columns; column += PANEL) {
@@ -90,7 +90,7 @@ void low_rank_forward(
 /* y (rows, columns) float32, or its transpose, = at x, where both have as many rows as there are tokens. */
 static void write_sum(float *y, left at, const number *x, long x_row, long tokens, long rows, long columns, int transposed, pair *panels)
 {
-    SHARED_OUT(tokens * columns)
+    SHARED_OUT(tokens * columns * rows)
     for (long column = 0; column < columns; column += PANEL) {
         long width = columns - column < PANEL ? columns - column : PANEL;
         pair *panel = panels + this_thread() * PANEL * ((tokens + 1) / 2);
@@ -108,13 +108,18 @@ static void write_sum(float *y, left at, const number *x, long x_row, long token
     }
 }
 
-/* Pairs of tokens beside each other, `((tokens + 1) / 2, width rounded up)`. */
+/* Pairs of tokens beside each other, `((tokens + 1) / 2, row)`; behind the width as many zeros as a tile may read. Returns `row`. */
 static long pair_tokens(pair *to, const number *from, long tokens, long width)
 {
-    long row = UP_TO(ROWS, width) + ROWS;
+    const long row = UP_TO(LANES, width + ROWS);
+    SHARED_OUT(tokens * row)
     for (long t = 0; t < tokens; t += 2)
-        for (long i = 0; i < row; i++, to++)
-            *to = i < width ? from[t * width + i] | (t + 1 < tokens ? (pair)from[(t + 1) * width + i] << 16 : 0) : 0;
+        for (long i = 0; i < row; i += LANES) {
+            const number *even = from + t * width + i;
+            shorts odd = t + 1 < tokens ? some_of(even + width, width - i) : (shorts){0};
+            words both = interleaved(some_of(even, width - i), odd);
+            memcpy(to + t / 2 * row + i, &both, sizeof both);
+        }
     return row;
 }
 

@@ -14,6 +14,7 @@ from tunesmith.kernels import by_device
 from tunesmith.kernels.cpu import compiled
 
 MOST_WIDTH = 128  # as in row_attention.c and short_attention.c
+MOST_GROUPS = 8  # as in parts.h
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Code:
         What reaches shared keys and values is added to `sums`, two of `(shared, kv heads, width)` float32.
         """
         q, k, v, sizes, scale = stream.arguments()
-        arguments = (q, k, v, dout.contiguous(), *outputs, *sums, stream.parts, sizes, scale)
+        of_groups = [None if total is None else total.new_zeros(MOST_GROUPS, *total.shape) for total in sums]
+        arguments = (q, k, v, dout.contiguous(), *outputs, *sums, *of_groups, stream.parts, sizes, scale)
         compiled.call(f"{self.name}_gradients", q.dtype, *arguments)
 
 

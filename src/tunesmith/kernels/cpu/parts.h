@@ -48,13 +48,29 @@ static inline void write_seen(const part *p, number *to, float *sums, long row, 
         });
 }
 
-/* How many parts one thread takes, one after the other: all if they add to the same sums. */
-static inline long parts_at_once(const part *parts, const stream *s)
+/* Parts in groups, each of which adds what reaches shared tokens to sums of its own, `(tokens, heads, width)`; without such tokens
+   each part is a group. They depend on the parts alone, so that the sums do not depend on who takes which group when. */
+enum { MOST_GROUPS = 8 };
+typedef struct {
+    long count, parts, sums;
+} groups;
+
+static inline groups grouped(const part *parts, const stream *s)
 {
+    long shared = 0;
     for (long i = 0; i < s->parts; i++)
-        if (parts[i].shared)
-            return s->parts;
-    return 1;
+        shared = parts[i].shared > shared ? parts[i].shared : shared;
+    long at_once = shared ? (s->parts + MOST_GROUPS - 1) / MOST_GROUPS : 1;
+    return (groups){(s->parts + at_once - 1) / at_once, at_once, shared * s->heads * s->width};
+}
+
+/* The sums of all groups added to `to`, group by group. */
+static inline void add_sums(float *to, const float *of_groups, groups g)
+{
+    SHARED_OUT(g.sums * g.count)
+    for (long i = 0; i < g.sums; i++)
+        for (long group = 0; group < g.count; group++)
+            to[i] += of_groups[group * g.sums + i];
 }
 
 #endif

@@ -171,14 +171,20 @@ static void go_back_through(
     write_seen(p, dv + there, shared_dv + there, key_row, dvalue[0], MOST_WIDTH, n->width, 1);
 }
 
-/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums. */
+/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums;
+   those of the groups are zero. */
 void short_attention_gradients(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    float *shared_dk, float *shared_dv, const part *parts, const stream *s, float scale)
+    float *shared_dk, float *shared_dv, float *group_dk, float *group_dv, const part *parts, const stream *s, float scale)
 {
-    long at_once = parts_at_once(parts, s);
+    groups g = grouped(parts, s);
     SHARED_OUT_AS_THEY_COME
-    for (long place = 0; place < s->parts / at_once * s->heads; place++)
-        for (long i = place / s->heads * at_once; i < (place / s->heads + 1) * at_once; i++)
-            go_back_through(q, k, v, dout, dq, dk, dv, shared_dk, shared_dv, parts + i, s, place % s->heads, scale);
+    for (long place = 0; place < g.count * s->heads; place++) {
+        long group = place / s->heads, end = (group + 1) * g.parts;
+        float *own_dk = group_dk + group * g.sums, *own_dv = group_dv + group * g.sums;
+        for (long i = group * g.parts; i < end && i < s->parts; i++)
+            go_back_through(q, k, v, dout, dq, dk, dv, own_dk, own_dv, parts + i, s, place % s->heads, scale);
+    }
+    add_sums(shared_dk, group_dk, g);
+    add_sums(shared_dv, group_dv, g);
 }
