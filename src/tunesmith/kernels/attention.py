@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels import flash, varlen
+from tunesmith.kernels import flash, pool, varlen
 from tunesmith.kernels.by_device import by_device
 from tunesmith.kernels.cpu import part_attention
 from tunesmith.kernels.seen import Seen, SeenGradients
@@ -83,7 +83,7 @@ class _Block(NamedTuple):
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, rule: Rule) -> Tensor:
-        out = q.new_empty(*q.shape[:2], v.shape[2])
+        out = pool.new_empty(q, *q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
         flashed = False
         code = part_attention.code_for(q, k, v)
@@ -107,7 +107,7 @@ class _SegmentAttention(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, *kept = ctx.saved_tensors
         segments, rule, code, keeps = ctx.segments, ctx.rule, ctx.code, iter(kept)
-        dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
+        dq, dk, dv = (pool.new_empty(t, *t.shape) for t in (q, k, v))
         key_gradients, value_gradients = SeenGradients(dk, segments), SeenGradients(dv, segments)
         table = segments.table(_most_tokens(code, rule))
         if code and len(table.parts):

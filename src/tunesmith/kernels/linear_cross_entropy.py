@@ -6,6 +6,7 @@ The gradient of a row depends on that row alone, so it is made in the forward pa
 two products with W in all, and only `(rows, hidden)` is kept for the backward pass.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels import pool
 from tunesmith.kernels.by_device import by_device
 from tunesmith.kernels.head_gradient import head_gradient
 
@@ -48,7 +50,7 @@ def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """The loss of every row, `(rows,)` float32, without gradients."""
     losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     for part in _chunks(hidden, head.weight):
-        logits = torch.nn.functional.linear(hidden[part], head.weight, head.bias)
+        logits = _logits(hidden[part], head.weight, head.bias)
         found, _ = losses_and_slopes(logits, targets[part], head.scale, head.softcap, for_gradients=False)
         losses[part] = found[:, 0]
     return losses
@@ -67,6 +69,27 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
     num_chunks = max(1, -(-len(hidden) // size))
     size = -(-len(hidden) // num_chunks) if len(hidden) else size  # equal chunks: no thin last one
     return [slice(i, i + size) for i in range(0, len(hidden), size)]
+
+
+_places = threading.local()
+"""Where a processor's logits of one chunk lie, for each thread.
+
+They are larger than all else that a pass makes. In memory of their own each time, which other tensors divide until the next
+chunk of another size comes, they take new memory again and again: a third of what LoRA held on SmolLM2 (docs/log.md).
+"""
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W h + b of one chunk, `(rows, vocabulary)`; on a processor they are there until the next chunk."""
+    rows, vocabulary = len(hidden), len(weight)
+    if hidden.device.type != "cpu":
+        return torch.nn.functional.linear(hidden, weight, bias)
+    place = getattr(_places, "numbers", None)
+    if place is None or place.dtype != hidden.dtype or len(place) < rows * vocabulary:
+        _places.numbers = place = None  # not two at once
+        _places.numbers = place = hidden.new_empty(max(rows * vocabulary, CHUNK_ELEMENTS_CPU))
+    logits = place[: rows * vocabulary].view(rows, vocabulary)
+    return torch.mm(hidden, weight.t(), out=logits) if bias is None else torch.addmm(bias, hidden, weight.t(), out=logits)
 
 
 @by_device
@@ -123,13 +146,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dhidden = torch.empty_like(hidden) if need_hidden else None
+        dhidden = pool.empty_like(hidden) if need_hidden else None
         dweight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         dbias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
         total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
         for_gradients = need_hidden or need_weight or need_bias
         for part in _chunks(hidden, weight):
-            logits = torch.nn.functional.linear(hidden[part], weight, bias)
+            logits = _logits(hidden[part], weight, bias)
             losses, dlogits = losses_and_slopes(logits, targets[part], scale, softcap, for_gradients=for_gradients)
             total += losses.sum()
             if dlogits is None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels import pool
 from tunesmith.kernels.by_device import by_device
 from tunesmith.kernels.frozen_linear import FrozenWeight, add_input_gradient, add_products, in_autocast
 
@@ -82,7 +83,7 @@ def lora_linear(x: Tensor, layers: Sequence[Changed], parts: Sequence[slice] = A
 
 def products(x: Tensor, readers: Readers) -> tuple[list[Tensor], list[Kept]]:
     """What the layers make of x `(tokens, d_in)`, and for each part what `gradients` needs."""
-    outputs = [x.new_empty(len(x), layer.weight.shape[0]) for layer in readers.layers]
+    outputs = [pool.new_empty(x, len(x), layer.weight.shape[0]) for layer in readers.layers]
     biases = [layer.bias for layer in readers.layers]
     # The small products come first: added to an output that is already rounded to 16 bits, most of them would be lost.
     kept = [write_changes(x[part], [y[part] for y in outputs], changes, biases) for part, changes in readers.by_part]
@@ -94,7 +95,7 @@ def gradients(
     doutputs: Sequence[Tensor], x: Tensor, kept: Sequence[Kept], readers: Readers, *, for_input: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradient of x, None unless asked for, and those of the readers' factors."""
-    dx = torch.empty_like(x) if for_input else None
+    dx = pool.empty_like(x) if for_input else None
     learnt = []
     for (part, changes), own in zip(readers.by_part, kept, strict=True):
         learnt += change_gradients(x[part], [dy[part] for dy in doutputs], own, changes, None if dx is None else dx[part])

@@ -19,7 +19,7 @@ from tunesmith.training.schedule import Schedule, warmup_steps
 SMALL_MODEL = 200_000_000  # parameters; below it every method takes its higher rate
 _ROWS_PER_STEP = {"chat": 8, "text": 8, "classification": 32, "seq2seq": 16}
 _TOKENS_PER_PASS = {"cpu": 1024, "cuda": 16384}
-_MIN_TOKENS_PER_PASS = 512  # of each of several processes; below it the products of matrices are slower
+_TOKENS_OF_ONE_THREAD = 512  # where several processes have one each: below it products are slower, above it memory is lost
 _SHARE_IN_FOUR_BITS = 0.75  # of these tokens: memory is what four bits are for (docs/log.md)
 _MAX_WORKER_GRADIENTS = 256 * 2**20  # bytes; every process has gradients of its own
 _MIN_STEPS = 100  # of a whole run; small data gets more epochs to reach it, up to _MAX_EPOCHS
@@ -49,7 +49,8 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
     wanted = max(_EPOCHS[facts.task], min(_MAX_EPOCHS, _MIN_STEPS / steps_per_epoch))
     most = min(rows_per_step, settings.workers or _most_workers(method, facts))  # each has a row of every step
     workers = most if settings.workers else threads.best_processes(rows_per_step, facts.num_processors, most)
-    at_once = max(_TOKENS_PER_PASS[facts.device] // workers, _MIN_TOKENS_PER_PASS)
+    alone = workers > 1 and facts.num_processors // workers <= 1
+    at_once = _TOKENS_OF_ONE_THREAD if alone else _TOKENS_PER_PASS[facts.device]
     return dataclasses.replace(
         settings,
         epochs=settings.epochs or (settings.steps / steps_per_epoch if settings.steps else float(round(wanted))),
@@ -63,10 +64,11 @@ def resolve(settings: TrainingSettings, method: Method, facts: Facts) -> Trainin
 
 def _most_workers(method: Method, facts: Facts) -> int:
     """Processes that there are processors for, and memory for the gradients of each."""
+    most = threads.most_processes(facts.num_processors)
     if not method.trains_all_weights:
-        return facts.num_processors
+        return most
     gradient_bytes = facts.num_parameters * torch.float32.itemsize
-    return min(facts.num_processors, 1 + _MAX_WORKER_GRADIENTS // gradient_bytes)
+    return min(most, 1 + _MAX_WORKER_GRADIENTS // gradient_bytes)
 
 
 def plan(settings: TrainingSettings, num_rows: int) -> Plan:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from tunesmith.kernels import pool
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of glibc's mallopt
 _NUM_KERNELS = 64  # with 32, a layer's are thrown out before the next layer needs them; 128 hold 100 MB more (docs/log.md)
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
@@ -106,6 +108,7 @@ def returned() -> Iterator[None]:
     finally:
         gc.collect()  # a model is a circle of modules that know each other
         return_freed_memory()
+        pool.give_back()
         give_back()
 
 

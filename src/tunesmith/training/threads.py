@@ -1,7 +1,8 @@
 """How the cores of a processor are shared: by processes, which wait for each other once a step, and by threads of each.
 
-A process with several threads waits for the slowest of them after every operation, so that a core gives more to a process
-of its own than to a thread. But a step has no more processes than rows.
+A process with several threads waits for the slowest of them after every operation, one of several processes holds tensors of
+its own. Two threads that share the loops of compiled code are as fast as two processes and hold a tenth less, so each process
+has two; more threads have not been timed. A step has no more processes than rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from tunesmith.kernels.cpu import compiled
+
+_FEWEST_OF_EACH = 2
+"""Threads of a process, where they share the loops of compiled code."""
 _GAIN = 0.5
 """What a further thread is taken to add to the speed of a process, in units of one thread.
 
@@ -33,6 +38,13 @@ def limited(number: int) -> Iterator[None]:
 def of_each(num_processes: int) -> int:
     """Threads of each of several processes that share the cores of this one."""
     return max(1, torch.get_num_threads() // num_processes)
+
+
+def most_processes(num_cores: int) -> int:
+    """How many processes are worth having, however much there is to do."""
+    if num_cores < _FEWEST_OF_EACH or not compiled.shares_threads():
+        return num_cores
+    return num_cores // _FEWEST_OF_EACH
 
 
 def best_processes(num_parts: int, num_cores: int, most: int) -> int:

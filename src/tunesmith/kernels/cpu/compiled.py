@@ -42,7 +42,7 @@ REMEMBERED_SECONDS = 24 * 3600
 """What a compiler could not do, it is not asked for again so soon; a day, as what it lacks may be installed meanwhile."""
 _FOLDER = Path(__file__).parent
 
-Argument = Tensor | Sequence[int] | Sequence[float] | int | float | None
+Argument = Tensor | list[int] | list[float] | tuple[int, ...] | int | float | None
 
 
 class NotCompiled(Exception):
@@ -55,7 +55,10 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
     Raises:
         NotCompiled: If there is no code here.
     """
-    getattr(library(dtype), name)(*map(_for_c, arguments))
+    function = getattr(library(dtype), name)
+    if function.argtypes is None:  # the first time: what kind each argument is does not change
+        function.argtypes, function.restype = list(map(_kind, arguments)), None
+    function(*[_for_c(argument) for argument in arguments])
 
 
 def up_to(multiple: int, count: int) -> int:
@@ -257,15 +260,15 @@ def _processor() -> str:
     return platform.node()
 
 
+def _kind(argument: Argument) -> type[ctypes.c_long | ctypes.c_float | ctypes.c_void_p]:
+    """How C takes an argument."""
+    return {int: ctypes.c_long, bool: ctypes.c_long, float: ctypes.c_float}.get(type(argument), ctypes.c_void_p)
+
+
 def _for_c(argument: Argument) -> object:
-    """An argument as C takes it."""
-    if argument is None:
-        return None
+    """An argument as `ctypes` takes it."""
     if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    if isinstance(argument, int):
-        return ctypes.c_long(argument)
-    if isinstance(argument, float):
-        return ctypes.c_float(argument)
-    kind = ctypes.c_float if isinstance(argument[0], float) else ctypes.c_long
-    return (kind * len(argument))(*argument)
+        return argument.data_ptr()
+    if isinstance(argument, list | tuple):
+        return ((ctypes.c_float if isinstance(argument[0], float) else ctypes.c_long) * len(argument))(*argument)
+    return argument

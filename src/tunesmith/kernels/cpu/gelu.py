@@ -1,15 +1,15 @@
 """The Gaussian error linear unit and its gradient, each in one pass over the numbers."""
 
-import torch
 from torch import Tensor
 
+from tunesmith.kernels import pool
 from tunesmith.kernels.cpu.compiled import call
 
 
 def activated(x: Tensor) -> Tensor:
     """See `tunesmith.kernels.gelu.activated`."""
     x = x.contiguous()
-    y = torch.empty_like(x)
+    y = pool.empty_like(x)
     call("gelu", x.dtype, x, y, y.numel())
     return y
 
@@ -17,6 +17,6 @@ def activated(x: Tensor) -> Tensor:
 def gradient(dy: Tensor, x: Tensor) -> Tensor:
     """See `tunesmith.kernels.gelu.gradient`."""
     dy, x = dy.to(x.dtype).contiguous(), x.contiguous()
-    dx = torch.empty_like(x)
+    dx = pool.empty_like(x)
     call("gelu_gradient", x.dtype, dy, x, dx, dx.numel())
     return dx

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import pool
 from tunesmith.kernels.cpu.compiled import call
 
 
 def forward(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """See `tunesmith.kernels.rms_norm.forward`; here 1 / rms is in float32."""
     x, hidden = x.contiguous(), x.shape[-1]
-    y, inverse = torch.empty_like(x), torch.empty(*x.shape[:-1], 1, dtype=torch.float32)
+    y, inverse = pool.empty_like(x), torch.empty(*x.shape[:-1], 1, dtype=torch.float32)
     call("rms_norm_forward", x.dtype, x, weight.to(x.dtype), y, inverse, inverse.numel(), hidden, float(epsilon))
     return y, inverse
 
@@ -18,6 +19,6 @@ def gradients(dy: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, *, for_wei
     """See `tunesmith.kernels.rms_norm.gradients`; here the weight's is summed in float32."""
     dy, x, hidden = dy.to(x.dtype).contiguous(), x.contiguous(), x.shape[-1]
     inverse = inverse.float().contiguous()  # torch's operations give it in the type of x
-    dx, dweight = torch.empty_like(x), torch.zeros(hidden, dtype=torch.float32) if for_weight else None
+    dx, dweight = pool.empty_like(x), torch.zeros(hidden, dtype=torch.float32) if for_weight else None
     call("rms_norm_gradients", x.dtype, dy, x, weight.to(x.dtype), inverse, dx, dweight, inverse.numel(), hidden)
     return dx, None if dweight is None else dweight.to(x.dtype)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import pool
 from tunesmith.kernels.cpu.compiled import call
 
 
@@ -10,7 +11,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, *, backward: bool) -> Tensor:
     """See `tunesmith.kernels.rotary.turn`; at most four axes."""
     dtype = torch.promote_types(x.dtype, cos.dtype)
     x, cos, sin = (_with_rows(t.to(dtype)) for t in (x, cos, sin))
-    y = torch.empty_like(x)
+    y = pool.empty_like(x)
     tensors = [t[(None,) * (4 - t.ndim)] for t in (x, cos.expand(x.shape), sin.expand(x.shape), y)]
     strides = [stride for t in tensors for stride in t.stride()[:-1]]
     call("rotary_turn", dtype, *tensors, tensors[0].shape, strides, backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tunesmith.kernels import pool
 from tunesmith.kernels.by_device import FUNCTIONS
 from tunesmith.kernels.cpu.compiled import call, up_to
 from tunesmith.kernels.rounded import GROUP, Rounded
@@ -19,7 +20,7 @@ def rows(x: Tensor, factors: Tensor | None) -> Rounded:
         return FUNCTIONS["rounded.rows"](x, factors)  # pyright: ignore[reportReturnType]
     x = x if x.stride(1) == 1 else x.contiguous()
     room = up_to(ROWS, num_rows)  # the last ones are multiplied, and what comes of it is left
-    codes, scales = torch.empty(room, width, dtype=torch.uint8), torch.empty(room, width // GROUP)
+    codes, scales = pool.new_empty(x, room, width, dtype=torch.uint8), torch.empty(room, width // GROUP)
     call("rounded_rows", x.dtype, codes, scales, x, x.stride(0), factors, num_rows, width)
     return Rounded(codes[:num_rows], scales[:num_rows])
 
