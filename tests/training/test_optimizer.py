@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tunesmith.training import optimizer as optimizer_module
 from tunesmith.training.optimizer import BETAS, EPSILON, FlatAdamW, length
 
 DECAY, RATE = 0.1, 0.01
@@ -234,3 +235,22 @@ def test_the_length_of_many_gradients_is_exact():
     assert length(numbers).item() == pytest.approx(exact, rel=1e-6)
     assert length(numbers[:3]).item() == pytest.approx(numbers[:3].double().square().sum().sqrt().item(), rel=1e-6)
     assert torch.linalg.vector_norm(numbers).item() != pytest.approx(exact, rel=1e-5), "else there is nothing to guard against"
+
+
+def test_low_precision_gradients_are_gone_when_the_backward_pass_is(monkeypatch: pytest.MonkeyPatch):
+    """Each is added to its sum, in pieces, as soon as it is there: all together are as large as the weights."""
+    monkeypatch.setattr(optimizer_module, "_PIECE", 7)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3))
+    twin = copy.deepcopy(model).bfloat16()
+    optimizer = FlatAdamW(model.named_parameters(), 0.0, {n: torch.bfloat16 for n, _ in model.named_parameters()})
+    inputs = [torch.randn(4, 5).bfloat16() for _ in range(2)]
+    sums = [torch.zeros(p.shape) for p in twin.parameters()]
+    for x in inputs:
+        model(x).sum().backward()
+        assert all(p.grad is None for p in model.parameters())
+        for total, gradient in zip(sums, torch.autograd.grad(twin(x).sum(), list(twin.parameters())), strict=True):
+            total.add_(gradient)
+    optimizer.collect()
+    found = {name: t for group in optimizer._groups for name, t in zip(group.names, group.views(group.gradients), strict=True)}
+    assert all(torch.equal(found[name], total) for (name, _), total in zip(twin.named_parameters(), sums, strict=True))

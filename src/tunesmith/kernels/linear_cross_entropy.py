@@ -132,6 +132,10 @@ def _slopes(log_shares: Tensor, capped: Tensor, chosen: Tensor, scale: float, so
     return slopes.mul_(scale) if scale != 1.0 else slopes
 
 
+def _stored(dweight: Tensor, dtype: torch.dtype) -> Tensor:
+    return dweight if dweight.dtype == dtype else pool.new_empty(dweight, *dweight.shape, dtype=dtype).copy_(dweight)
+
+
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add a b to a float32 total; in float32 without making the product, which is as large as the head."""
     if a.dtype == b.dtype == total.dtype:
@@ -147,7 +151,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         dhidden = pool.empty_like(hidden) if need_hidden else None
-        dweight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        dweight = pool.new_empty(weight, *weight.shape, dtype=torch.float32).zero_() if need_weight else None
         dbias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if need_bias else None
         total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
         for_gradients = need_hidden or need_weight or need_bias
@@ -176,7 +180,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         factor = float(dloss) if dloss.device.type == "cpu" else dloss
         return (
             None if dhidden is None else dhidden.mul_(factor),
-            None if dweight is None else dweight.mul_(factor).to(weight_dtype),
+            None if dweight is None else _stored(dweight.mul_(factor), weight_dtype),
             None if dbias is None else dbias.mul_(factor).to(bias_dtype),
             *(None, None, None),
         )

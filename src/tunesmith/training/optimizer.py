@@ -13,6 +13,7 @@ from torch import Tensor, nn
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 _PART = 4096  # numbers that are squared and summed in float32
+_PIECE = 2**20  # numbers that are made float32 at a time
 
 
 @dataclass
@@ -25,8 +26,8 @@ class _Group:
     gradients: Tensor
     rate: float
     """What the learning rate is multiplied by."""
-    low_precision: list[tuple[nn.Parameter, Tensor, Tensor]] = field(default_factory=list)
-    """(parameter, its master, its gradient's sum) for those that are not float32 themselves."""
+    low_precision: dict[nn.Parameter, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """The master and the gradient's sum of those that are not float32 themselves."""
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """A buffer `(elements,)` as tensors of the parameters' shapes."""
@@ -35,12 +36,21 @@ class _Group:
 
     def live_in(self, values: Tensor, gradients: Tensor) -> None:
         """Let the values and gradients be these buffers, and parameters that are float32 be views of them."""
-        self.values.data, self.gradients, self.low_precision = values, gradients, []
+        self.values.data, self.gradients, self.low_precision = values, gradients, {}
         for parameter, value, gradient in zip(self.parameters, self.views(values), self.views(gradients), strict=True):
             if parameter.dtype == torch.float32:
                 parameter.data, parameter.grad = value, gradient
             else:
-                self.low_precision.append((parameter, value, gradient))
+                self.low_precision[parameter] = value, gradient
+
+    def take_gradient(self, parameter: Tensor) -> None:
+        """Add the gradient of a low-precision parameter, if it has one, to its sum; it is gone then."""
+        if parameter.grad is not None:
+            _, total = self.low_precision[parameter]  # pyright: ignore[reportArgumentType]
+            pieces = total.view(-1).split(_PIECE), parameter.grad.reshape(-1).split(_PIECE)
+            for part, added in zip(*pieces, strict=True):
+                part.add_(added)
+            parameter.grad = None
 
 
 class FlatAdamW:
@@ -71,12 +81,10 @@ class FlatAdamW:
         )
 
     def collect(self) -> None:
-        """Add the gradients of low-precision parameters to their float32 sums; call after every backward pass."""
+        """Add gradients of low-precision parameters that did not come of a backward pass to their float32 sums."""
         for group in self._groups:
-            for parameter, _, total in group.low_precision:
-                if parameter.grad is not None:
-                    total.add_(parameter.grad)
-                    parameter.grad = None
+            for parameter in group.low_precision:
+                group.take_gradient(parameter)
 
     def gradient_norm(self) -> Tensor:
         """Length of the gradient of everything that learns, a float64 scalar where the gradients are."""
@@ -89,7 +97,7 @@ class FlatAdamW:
             group.values.grad = group.gradients if factor == 1.0 else group.gradients.mul_(factor)
         self._adamw.step()
         for group in self._groups:
-            for parameter, master, _ in group.low_precision:
+            for parameter, (master, _) in group.low_precision.items():
                 parameter.data.copy_(master)
         self.forget()
 
@@ -120,7 +128,7 @@ class FlatAdamW:
         for group in self._groups:
             values = empty(group.values.numel(), torch.float32).copy_(group.values.detach())
             group.live_in(values, group.gradients)
-            for parameter, _, _ in group.low_precision:
+            for parameter in group.low_precision:
                 stored = empty(parameter.numel(), parameter.dtype).view(parameter.shape)
                 parameter.data = stored.copy_(parameter.detach())
 
@@ -154,7 +162,7 @@ class FlatAdamW:
             names = ("step", "exp_avg", "exp_avg_sq") if f"{index}.step" in tensors else ()  # none before the first step
             device = group.values.device
             self._adamw.state[group.values] = {name: tensors[f"{index}.{name}"].to(device, copy=True) for name in names}
-            for parameter, master, _ in group.low_precision:
+            for parameter, (master, _) in group.low_precision.items():
                 parameter.data.copy_(master)
         self.forget()
 
@@ -170,6 +178,8 @@ def _flatten(named: list[tuple[str, nn.Parameter]], stored_as: Mapping[str, torc
         stored = stored_as.get(name, parameter.dtype)
         parameter.data = view if stored == torch.float32 else parameter.detach().to(stored)
     group.live_in(values, group.gradients)
+    for parameter in group.low_precision:  # not behind the pass: all gradients at once would be as large as the weights
+        parameter.register_post_accumulate_grad_hook(group.take_gradient)
     return group
 
 
