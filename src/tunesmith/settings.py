@@ -109,7 +109,7 @@ class TrainingSettings:
     threads: Count | None = None
     """CPU threads. Default: one per core."""
     workers: Count | None = None
-    """Processes that share a step's rows, and the threads, on a CPU. Default: one per thread, where it pays."""
+    """Processes that share a step's rows, and the threads, on a CPU. Default: one for two threads, where it pays."""
     model_dropout: Literal["on", "off"] = "off"
     """Use the dropout that the model was pre-trained with, too; a method's own dropout is a setting of the method."""
     fast_paths: Literal["on", "off"] = "on"
