@@ -105,7 +105,10 @@ def timed_gap(suite: Suite, name: str, measurements: dict[str, list[Measurement]
 
 
 def _reference(suite: Suite, measurements: dict[str, list[Measurement]]) -> Measurement:
-    return (measurements.get(suite.reference) or next(iter(measurements.values())))[0]
+    """The suite's, or if it was not timed the first whose steps hold the same rows."""
+    same_rows = (name for name in measurements if _comparison(suite, name) != "nothing")
+    name = suite.reference if suite.reference in measurements else next(same_rows, next(iter(measurements)))
+    return measurements[name][0]
 
 
 def _comparison(suite: Suite, name: str) -> agreement.Compare:

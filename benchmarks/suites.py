@@ -133,6 +133,15 @@ SUITES = _table(
             others=("peft-sorted", "tunesmith-8bit"),
         ),
         Suite(
+            name="classification-adapterhub",
+            about="the same where AdapterHub has LoRA: in all linear layers but the one that ends attention",
+            work=REVIEWS,
+            method="lora",
+            learning_rate=1e-3,
+            usual=("adapters-default", "adapters-grouped", "tunesmith"),
+            reference="adapters-default",
+        ),
+        Suite(
             name="full",
             about="all weights of SmolLM2-135M",
             method="full",

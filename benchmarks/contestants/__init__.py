@@ -113,6 +113,9 @@ CONFIGURATIONS = {
     "peft-qlora": _tuned("over bitsandbytes' NF4, 1 row at a time, accumulated", 1, base_bits=4),
     "adapters-default": _newcomers("adapters"),
     "adapters-best": _tuned("1 row at a time, accumulated", 1, module="adapters"),
+    "adapters-grouped": _tuned(
+        "the whole step in one pass, steps of rows of similar length", None, module="adapters", order="grouped"
+    ),
     "trl": _tuned("1 row at a time, accumulated", 1, module="trl"),
     "trl-packed": replace(_tuned("the rows of a step as one stream without padding", 8, module="trl"), pads=False),
     "litgpt": _tuned("1 row at a time, accumulated", 1, module="litgpt"),

@@ -16,12 +16,12 @@ from benchmarks.workload import Row
 
 
 class Adapters(measure.Contestant):
-    """Bottleneck adapters by AdapterHub."""
+    """Adapters and LoRA by AdapterHub."""
 
     packages = ("torch", "transformers", "adapters", "safetensors", "numpy")
 
     def load(self, job: Job) -> None:
-        self.model = starts.load(job.folder / job.weights, getattr(torch, job.weights), job.method)
+        self.model = starts.load(job.folder / job.weights, getattr(torch, job.weights), job.task, job.method)
         starts.begin(self.model, job)
 
     def train(self, rows: list[Row], job: Job, log: measure.StepLog) -> None:

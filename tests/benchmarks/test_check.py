@@ -115,3 +115,11 @@ def test_timed_gap():
     assert check.timed_gap(LORA, "peft-default", found) == 0
     assert check.timed_gap(LORA, "tunesmith", found) == pytest.approx(0.02)
     assert math.isnan(check.timed_gap(LORA, "peft-8x1-grouped", found))
+
+
+def test_steps_of_other_rows_are_compared_with_nobodys():
+    """Neither as a contestant nor, where the suite's reference is not timed, in its place."""
+    found = {"peft-8x1-grouped": [measurement([3.0, 2.9, 2.8])], "tunesmith": [measurement(LOSSES)]}
+    assert check.after_timing(LORA, found) == []
+    assert check.timed_gap(LORA, "tunesmith", found) == 0
+    assert check.after_timing(LORA, {**found, "peft-best": [measurement([2.0, 1.7, 1.4])]}) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable
 
@@ -128,3 +129,27 @@ def test_a_forked_process_has_memory_of_its_own():
         os._exit(0 if _bytes(MB).fill_(3).data_ptr() == place else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert (tensor == 1).all()
+
+
+@pytest.mark.skipif(not forked.is_possible(), reason="needs a system that forks")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_process_that_is_forked_while_another_thread_asks_does_not_wait_for_it():
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            _bytes(pool.SMALLEST_BYTES)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(10):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(5)  # ends it, should it wait
+                _bytes(MB)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        done.set()
+        thread.join()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import Tensor
 
 import tiny_models
 import tiny_runs
-from tunesmith import registry
+from tunesmith import registry, settings
 from tunesmith.checkpoint import trained
 from tunesmith.data.pack import pack
 from tunesmith.method import Method
@@ -20,7 +23,7 @@ from tunesmith.model import extra_keys
 from tunesmith.model import forward as forward_module
 from tunesmith.model.batch import Batch
 from tunesmith.model.forward import Forward, PackedForward, PaddedForward
-from tunesmith.model.trial import sharing
+from tunesmith.model.trial import choose, sharing
 from tunesmith.training.gradients import Learner, Pass
 from tunesmith.training.optimizer import FlatAdamW
 
@@ -74,6 +77,22 @@ def test_on_decoders(name: str, method: Method):
     forward, optimizer = _attached(method, name)
     assert forward.shares
     _assert_nothing_changes(forward, optimizer)
+
+
+@pytest.mark.parametrize("name", ["houlsby", "parallel-adapter", "pfeiffer", *(method.name for method in METHODS)])
+def test_a_model_with_layers_to_leave_out_in_the_trial(name: str):
+    """What a method hooks to such a layer rests there already when all that it changed steps aside, and is back afterwards."""
+    preset = settings.load_preset(name)["method"] if name in settings.preset_names() else {"name": name}
+    forward, _ = choose(tiny_models.build("llama", "causal", num_hidden_layers=6), classification=False)
+    model, batch = forward.model, _passes(0, 8)[0]
+    trained.method_from(preset, name).attach(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    before = replace(forward, model=copy.deepcopy(model)).target_losses(batch)  # nothing is known of the model itself yet
+    assert sharing(forward).shares
+    assert torch.equal(forward.target_losses(batch), before)
 
 
 def test_where_only_the_last_layer_learns():

@@ -157,7 +157,8 @@ def detached(model: nn.Module) -> Iterator[None]:
     tuned = [model.get_submodule(path) for _, path, _ in entries]
     switched = [(path, usual, _attention(model, path)) for _, path, usual in _of(ledger, "attention")]
     hooks = [(handle.hooks_dict_ref(), handle.id) for _, handle in _of(ledger, "hooked")]
-    resting = [(hooks_of_module, number, hooks_of_module.pop(number)) for hooks_of_module, number in hooks]
+    # In a module that something stands in for they rest already.
+    resting = [(of_module, number, of_module.pop(number)) for of_module, number in hooks if number in of_module]
     for path, usual, _ in switched:
         _set_attention(model, path, usual)
     for _, path, old in reversed(entries):
@@ -169,8 +170,8 @@ def detached(model: nn.Module) -> Iterator[None]:
             _put(model, path, new)
         for path, _, ours in switched:
             _set_attention(model, path, ours)
-        for hooks_of_module, number, function in resting:
-            hooks_of_module[number] = function
+        for of_module, number, function in resting:
+            of_module[number] = function
 
 
 def _of(ledger: list[tuple], kind: str) -> list[tuple]:

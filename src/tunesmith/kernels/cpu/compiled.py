@@ -30,7 +30,7 @@ from tunesmith.starter.resolve import cache_folder
 
 FORMATS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 """The number formats that the code can be compiled for."""
-_FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 _FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 """What compilers call it, and if they know neither word, code for every processor of this kind."""
 _THREADS = "-fopenmp"

@@ -8,7 +8,7 @@
 
 #ifndef BFLOAT16
 
-#include <sched.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 enum { MOST_SPANS = 1 << 13, LINE = 64, PAGE = 1 << 12, CPU = 1 };
@@ -35,15 +35,12 @@ static span spans[MOST_SPANS]; /* the first is always that of the lowest address
 static tensor tensors[MOST_SPANS];
 static int64_t counts[MOST_SPANS];
 static int unused[MOST_SPANS], num_unused; /* numbers of spans that are none */
-static int is_open, lock;
+static int is_open;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void acquire(void)
-{
-    while (__sync_lock_test_and_set(&lock, 1))
-        sched_yield();
-}
+static void acquire(void) { pthread_mutex_lock(&lock); }
 
-static void release(void) { __sync_lock_release(&lock); }
+static void release(void) { pthread_mutex_unlock(&lock); }
 
 /* Whether there is a region; asked for only once. */
 static int is_reserved(long bytes)
@@ -53,6 +50,7 @@ static int is_reserved(long bytes)
         spans[0] = (span){start, start == MAP_FAILED ? 0 : bytes, -1, -1, 1};
         for (int i = MOST_SPANS - 1; i > 0; i--)
             unused[num_unused++] = i;
+        pthread_atfork(acquire, release, release); /* no child finds it held by a thread that it does not have */
         is_open = 1;
     }
     return spans[0].start != MAP_FAILED;
