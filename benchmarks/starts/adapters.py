@@ -36,8 +36,8 @@ KINDS = {
         **LORA, attn_matrices=["q", "k", "v"], intermediate_lora=True, output_lora=True, init_weights="lora"
     ),
 }
-"""The configurations that are tunesmith's presets of the same names on a hidden size of 576; LoRA wherever the peer has it, which
-is everywhere but in the layer that ends attention."""
+"""The configurations that are tunesmith's presets of the same names on a hidden size of 576; LoRA wherever the peer has it,
+that is in all linear layers but the one that ends attention."""
 _LORA = re.compile(rf"(.+)\.loras\.{NAME}\.(lora_[AB])")
 
 
