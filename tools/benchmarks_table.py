@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,54 @@ def section(records: list[Record]) -> str:
         parts.append(f"### {_machine(own[0])}")
         if not parts[1:]:
             parts.append(f"![Speed and memory against the best peer, and the share of the limit, by suite.]({FIGURE})")
-        parts += [_suite(record) for record in own]
+        parts += [
+            _overview("**The same rows in every step, and weights of as many bits, for everyone**", own, _does_the_same),
+            _overview("**Everyone at their best**", own, lambda name, summary: True),
+            *(_suite(record) for record in own),
+        ]
     return "\n\n".join(parts)
+
+
+def _overview(title: str, records: list[Record], may_take_part: Callable[[str, Record], bool]) -> str:
+    """For each suite the fastest peer and the fastest tunesmith of those that may take part."""
+    lines = [
+        f"{title}: the fastest peer of each suite, and tunesmith.",
+        "",
+        "| suite | peer | tokens/s | MB | tunesmith | tokens/s | MB | speed | memory |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|",
+    ]
+    for record in _newest_of_each_suite(records):
+        rivals = [pair for pair in record["summaries"].items() if may_take_part(*pair)]
+        peers, ours = ([pair for pair in rivals if pair[0].startswith("tunesmith") is mine] for mine in (False, True))
+        if peers and ours:
+            best = [max(pairs, key=lambda pair: pair[1]["tokens_per_second"]) for pairs in (peers, ours)]
+            cells = [cell for name, summary in best for cell in (name, _speed(summary), _megabytes(summary))]
+            (_, theirs), (_, own) = best
+            ratios = [f"{own[field] / theirs[field]:.2f} x" for field in ("tokens_per_second", "train_peak_bytes")]
+            lines.append(f"| {' | '.join([record['suite'], *cells, *ratios])} |")
+    return "\n".join(lines)
+
+
+def _does_the_same(name: str, summary: Record) -> bool:
+    """Whether a contestant's steps hold the rows of the reference, and its weights are no coarser."""
+    return not _has_other_rows(summary) and name != EIGHT_BITS
+
+
+def _has_other_rows(summary: Record) -> bool:
+    gap = summary["loss_gap"]
+    return gap is None or gap != gap
+
+
+def _speed(summary: Record) -> str:
+    return f"{summary['tokens_per_second']:,.0f}"
+
+
+def _megabytes(summary: Record) -> str:
+    return f"{summary['train_peak_bytes'] / 1e6:,.0f}"
+
+
+def _newest_of_each_suite(records: list[Record]) -> list[Record]:
+    return list({record["suite"]: record for record in reversed(records)}.values())[::-1]
 
 
 def _machine(record: Record) -> str:
@@ -95,15 +142,14 @@ def _row(name: str, record: Record) -> str:
     """One contestant, with its ratios to tunesmith."""
     summary, ours = record["summaries"][name], _ours(record)
     noisy = f" (others kept {summary['most_other_cores']:.1f} cores busy)" if summary["most_other_cores"] > 0.1 else ""
-    gap = summary["loss_gap"]
     cells = (
         name,
-        f"{summary['tokens_per_second']:,.0f} ({summary['slowest_tokens_per_second']:,.0f} to "
+        f"{_speed(summary)} ({summary['slowest_tokens_per_second']:,.0f} to "
         f"{summary['fastest_tokens_per_second']:,.0f}){noisy}",
-        f"{summary['train_peak_bytes'] / 1e6:,.0f}",
+        _megabytes(summary),
         f"{summary['tokens_per_second'] / ours['tokens_per_second']:.2f} x",
         f"{summary['train_peak_bytes'] / ours['train_peak_bytes']:.2f} x",
-        "other rows a step" if gap is None or gap != gap else f"{100 * gap:.2f} %",
+        "other rows a step" if _has_other_rows(summary) else f"{100 * summary['loss_gap']:.2f} %",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -117,8 +163,7 @@ def figure(records: list[Record]) -> str:
 
     Of the newest machine the newest result of each suite.
     """
-    own = [record for record in records if record["machine"] == records[0]["machine"]]
-    own = list({record["suite"]: record for record in reversed(own)}.values())[::-1]
+    own = _newest_of_each_suite([record for record in records if record["machine"] == records[0]["machine"]])
 
     def draw(drawing: Figure) -> None:
         speed, memory, limit = drawing.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))

@@ -88,3 +88,19 @@ def test_the_figure_names_every_suite():
     drawn = benchmarks_table.figure([eight_bits, _record("ia3", "2026-01-01", 150.0)])
     assert drawn.count("<svg") == 1
     assert all(f">{word}<" in drawn for word in ("lora", "ia3", "2.00", "3.00", "1.50", "1.00"))
+
+
+def test_two_tables_tell_who_is_fastest_with_the_same_rows_and_at_their_best():
+    record = _record("classification", "2026-01-01", 200)
+    default, grouped = dict(record["summaries"]["peft-best"], loss_gap=0.0), record["summaries"]["peft-best"]
+    ours = record["summaries"]["tunesmith"]
+    record["summaries"] = {
+        "peft-default": default | {"tokens_per_second": 80.0},
+        "peft-grouped": grouped,
+        "tunesmith": ours,
+        "tunesmith-8bit": ours | {"tokens_per_second": 300.0, "train_peak_bytes": 5e8},
+    }
+    same, best = benchmarks_table.section([record]).split("**Everyone at their best**")
+    assert "| classification | peft-default | 80 | 1,000 | tunesmith | 200 | 1,000 | 2.50 x | 1.00 x |" in same
+    assert "| classification | peft-grouped | 100 | 1,000 | tunesmith-8bit | 300 | 500 | 3.00 x | 0.50 x |" in best
+    assert "peft-grouped" not in same
