@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tunesmith.kernels import pool
+from tunesmith.kernels.cpu import compiled
 from tunesmith.training import memory
 
 SIZE = 64 * 2**20
@@ -83,3 +85,14 @@ def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch: pytest
     memory.keep_few_kernels()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
     assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+
+
+@pytest.mark.skipif(not compiled.is_there(), reason="needs a C compiler")
+def test_trimming_leaves_the_next_pass_its_pages_and_giving_back_does_not():
+    dropped = pool.new_empty(torch.empty(0), 64 * 2**20, dtype=torch.uint8).fill_(1)
+    held = memory.resident_bytes()
+    del dropped
+    memory.trim()
+    assert held - memory.resident_bytes() < 8 * 2**20
+    memory.give_back()
+    assert held - memory.resident_bytes() > 56 * 2**20

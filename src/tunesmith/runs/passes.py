@@ -1,6 +1,6 @@
 """Passes without gradients on a processor: by several processes of one thread each, which wait for each other at the end only.
 
-A process with several threads waits for the slowest of them after every operation, and cannot use the kernels of our own.
+A process with several threads waits for the slowest of them after every operation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from tunesmith import forked, parallel
 from tunesmith.parallel import Item, Prepared, Result, Work
-from tunesmith.training import threads
+from tunesmith.training import memory, threads
 
 TOKENS_AT_ONCE = 1024
 """In one pass of one process."""
@@ -39,6 +39,8 @@ def in_turn(passes: Sequence[Item], prepared: Prepared[Item, Result], device: to
             yield work
 
     num_processes = _num_processes(len(passes), device)
+    if num_processes > 1:
+        memory.give_back()  # what is free here would be copied where it is written to there
     return parallel.in_turn(passes, num_processes, prepared if num_processes == 1 else alone, _ADVICE)
 
 

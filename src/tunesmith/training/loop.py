@@ -139,6 +139,7 @@ class Loop:
         with workers.hired(self.plan.num_processes, self.learner):
             while self.goes_on():
                 self._take_one()
+        memory.give_back()
         return self.state
 
     def begin(self) -> None:
@@ -196,7 +197,7 @@ class Loop:
         rate = plan.schedule.learning_rate(state.step)
         state.step, state.tokens, state.seconds = state.step + 1, state.tokens + result.num_tokens, state.seconds + seconds
         if state.step % STEPS_BETWEEN_TRIMS == 0:
-            memory.give_back()
+            memory.trim()
         self._mind_bad_numbers(result)
         self._report(result, rate, seconds)
         if plan.max_seconds is not None and state.seconds >= plan.max_seconds and not state.stop_reason:

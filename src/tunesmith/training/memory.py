@@ -69,7 +69,13 @@ def _sizes(path: Path) -> dict[str, int]:
 
 
 def give_back() -> None:
-    """Give pages that hold nothing back to the system."""
+    """Give pages that hold nothing back to the system, also those that the next pass would need again."""
+    pool.give_back()
+    trim()
+
+
+def trim() -> None:
+    """Give pages of the heap that hold nothing back to the system."""
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -108,7 +114,6 @@ def returned() -> Iterator[None]:
     finally:
         gc.collect()  # a model is a circle of modules that know each other
         return_freed_memory()
-        pool.give_back()
         give_back()
 
 

@@ -180,7 +180,7 @@ def _serve(connection: Connection, finder: Finder[Any, Any], gradients: list[lis
             shared_bytes = memory.shared_bytes()
         connection.send(_Answer(loss.numpy(), max(0, memory.peak_bytes() - shared_bytes)))
         if number % STEPS_BETWEEN_LOOKS == 0:
-            memory.give_back()
+            memory.trim()
 
 
 def _shared(num_elements: int, dtype: torch.dtype) -> Tensor:
