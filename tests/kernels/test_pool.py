@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,8 @@ from tunesmith.training import memory
 pytestmark = pytest.mark.skipif(not compiled.is_there(), reason="needs a C compiler")
 FLOATS = torch.empty(0)
 MB = 2**20
+HUGE = 256 * MB
+"""Larger than any hole that other tests left; nothing is written to it."""
 
 
 def _bytes(number: int) -> Tensor:
@@ -57,20 +61,20 @@ def test_one_like_another(like: Callable[[], Tensor]):
 
 
 def test_what_is_freed_becomes_one_piece():
-    first, second, third, last = (_bytes(MB) for _ in range(4))
+    first, second, third, last = (_bytes(HUGE) for _ in range(4))
     place = first.data_ptr()
-    assert [t.data_ptr() - place for t in (second, third, last)] == [MB, 2 * MB, 3 * MB]
+    assert [t.data_ptr() - place for t in (second, third, last)] == [HUGE, 2 * HUGE, 3 * HUGE]
     del second, first, third  # in the middle, before it, behind it
-    assert _bytes(3 * MB).data_ptr() == place
+    assert _bytes(3 * HUGE).data_ptr() == place
 
 
 def test_a_view_keeps_the_memory():
-    whole = _bytes(MB)
+    whole = _bytes(HUGE)
     part, place = whole[17:].view(-1), whole.data_ptr()
     del whole
-    assert _bytes(MB).data_ptr() != place
+    assert _bytes(HUGE).data_ptr() != place
     del part
-    assert _bytes(MB).data_ptr() == place
+    assert _bytes(HUGE).data_ptr() == place
 
 
 def _take_and_drop(seed: int, wrong: list[str]) -> None:
@@ -103,6 +107,18 @@ def test_more_tensors_than_the_code_counts_are_torchs():
 def test_where_there_is_no_memory_torch_is_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pool, "_take", lambda: lambda *_: None)
     assert _bytes(MB).fill_(1).sum() == MB
+
+
+@pytest.mark.parametrize("why", ["limited", "counted"])
+def test_where_addresses_are_scarce_none_are_set_apart(why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "overcommit").write_text("2\n" if why == "counted" else "0\n")
+    limit = 2**35 if why == "limited" else resource.RLIM_INFINITY
+    monkeypatch.setattr(pool, "_OVERCOMMIT", tmp_path / "overcommit")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert pool._reserved_bytes.__wrapped__() == 0
+    monkeypatch.setattr(pool, "_OVERCOMMIT", tmp_path / "missing")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert pool._reserved_bytes.__wrapped__() > MB
 
 
 def test_tensors_elsewhere_are_torchs():
@@ -143,7 +159,7 @@ def test_a_process_that_is_forked_while_another_thread_asks_does_not_wait_for_it
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        for _ in range(10):
+        for _ in range(30):
             pid = os.fork()
             if pid == 0:
                 signal.alarm(5)  # ends it, should it wait

@@ -74,8 +74,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
 _places = threading.local()
 """Where a processor's logits of one chunk lie, for each thread.
 
-They are larger than all else that a pass makes. In memory of their own each time, which other tensors divide until the next
-chunk of another size comes, they take new memory again and again: a third of what LoRA held on SmolLM2 (docs/log.md).
+They are larger than all else that a pass makes. What they leave others divide, so that the next chunk would take new memory.
 """
 
 

@@ -1,9 +1,9 @@
 """Memory for the large tensors of a pass, on a processor.
 
-A pass makes a thousand large tensors and drops them all, and the next one, of another length, makes them a little larger or
+A pass makes hundreds of large tensors and drops them all, and the next one, of another length, makes them a little larger or
 smaller. Among them lie small things that stay, such as the code that torch's library makes for products of a new shape. In one
-heap these keep freed memory in pieces that are too small for the next pass, and it takes new memory: 250 of 830 MB for LoRA on
-SmolLM2 (docs/log.md). Here the large ones are by themselves, so that behind a pass all is free in one piece.
+heap these keep freed memory in pieces that are too small for the next pass, and it takes new memory: a third of the heap for
+LoRA on SmolLM2 (docs/log.md). Here the large ones are by themselves, so that behind a pass all is free in one piece.
 
 Without compiled code, and on a GPU, whose allocator sees to the same, tensors are torch's.
 """
@@ -12,7 +12,9 @@ import ctypes
 import functools
 import math
 import os
+import resource
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ SMALLEST_BYTES = 2**15
 """Smaller tensors are torch's: they find room in any heap."""
 _KINDS = {torch.float32: 2, torch.bfloat16: 4, torch.uint8: 1}
 """What DLPack calls them."""
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -74,5 +77,17 @@ def _take() -> Callable[[int, int, int, int], int | None] | None:
 
 @functools.cache
 def _reserved_bytes() -> int:
-    """Addresses to set apart: as many as there is memory, of which none is taken before it is written to."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Addresses to set apart: as many as there is memory, of which none is taken before it is written to.
+
+    None where addresses are limited or counted as if they were memory, so that others would miss them.
+    """
+    are_limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return 0 if are_limited or _are_counted() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _are_counted() -> bool:
+    """Whether Linux promises no more addresses than there is memory."""
+    try:
+        return _OVERCOMMIT.read_text().strip() == "2"  # proc_sys_vm(5)
+    except OSError:
+        return False

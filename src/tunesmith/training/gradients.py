@@ -139,10 +139,8 @@ class Learner(Finder[Pass, int]):
                     laps.end("head")
                     loss.backward()
                     laps.end("backward")
-                self.optimizer.collect()
                 total += loss.detach()
                 laps.end("optimizer")
-        self.optimizer.collect()
         return total
 
 
@@ -178,8 +176,6 @@ class CommonLearner(Finder[CommonPass, Mapping[int, int]]):
                 torch.stack(list(losses.values())).sum().backward()
             for number, loss in losses.items():
                 totals[number] += loss.detach()
-        for optimizer in self.by_number:
-            optimizer.collect()
         return totals
 
 

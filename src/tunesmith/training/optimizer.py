@@ -44,13 +44,13 @@ class _Group:
                 self.low_precision[parameter] = value, gradient
 
     def take_gradient(self, parameter: Tensor) -> None:
-        """Add the gradient of a low-precision parameter, if it has one, to its sum; it is gone then."""
-        if parameter.grad is not None:
-            _, total = self.low_precision[parameter]  # pyright: ignore[reportArgumentType]
-            pieces = total.view(-1).split(_PIECE), parameter.grad.reshape(-1).split(_PIECE)
-            for part, added in zip(*pieces, strict=True):
-                part.add_(added)
-            parameter.grad = None
+        """Add the gradient of a low-precision parameter to its sum; it is gone then."""
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        _, total = self.low_precision[parameter]
+        for part, added in zip(total.view(-1).split(_PIECE), parameter.grad.reshape(-1).split(_PIECE), strict=True):
+            part.add_(added)
+        parameter.grad = None
 
 
 class FlatAdamW:
@@ -79,12 +79,6 @@ class FlatAdamW:
             eps=EPSILON,
             fused=True,
         )
-
-    def collect(self) -> None:
-        """Add gradients of low-precision parameters that did not come of a backward pass to their float32 sums."""
-        for group in self._groups:
-            for parameter in group.low_precision:
-                group.take_gradient(parameter)
 
     def gradient_norm(self) -> Tensor:
         """Length of the gradient of everything that learns, a float64 scalar where the gradients are."""

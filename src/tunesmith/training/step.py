@@ -62,7 +62,6 @@ def take_step(
         penalty = strategy.loss(model)
         if penalty is not None:
             penalty.backward()
-            optimizer.collect()
     laps.end("rest")
     result = move(optimizer, _read({0: loss}, {0: optimizer})[0], batches, update)
     laps.end("optimizer")

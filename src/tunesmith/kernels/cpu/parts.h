@@ -64,6 +64,13 @@ static inline groups grouped(const part *parts, const stream *s)
     return (groups){(s->parts + at_once - 1) / at_once, at_once, shared * s->heads * s->width};
 }
 
+/* What attention's gradients are made of, and where they go; dq, dk and dv lie side by side, as q, k and v may not, and dout does. */
+typedef struct {
+    const number *q, *k, *v, *dout;
+    number *dq, *dk, *dv;
+    float *shared_dk, *shared_dv; /* where what reaches shared tokens is added */
+} attention;
+
 /* The sums of all groups added to `to`, group by group. */
 static inline void add_sums(float *to, const float *of_groups, groups g)
 {
@@ -71,6 +78,26 @@ static inline void add_sums(float *to, const float *of_groups, groups g)
     for (long i = 0; i < g.sums; i++)
         for (long group = 0; group < g.count; group++)
             to[i] += of_groups[group * g.sums + i];
+}
+
+typedef void one_part(const attention *of, const part *p, const stream *s, long head, float scale);
+
+/* The gradients of all parts, each by `go_back`; the sums of the groups are zero. */
+static inline void go_back_through_all(
+    one_part *go_back, attention of, float *group_dk, float *group_dv, const part *parts, const stream *s, float scale)
+{
+    groups g = grouped(parts, s);
+    SHARED_OUT_AS_THEY_COME
+    for (long place = 0; place < g.count * s->heads; place++) {
+        long group = place / s->heads, end = (group + 1) * g.parts;
+        attention own = of;
+        own.shared_dk = group_dk + group * g.sums;
+        own.shared_dv = group_dv + group * g.sums;
+        for (long i = group * g.parts; i < end && i < s->parts; i++)
+            go_back(&own, parts + i, s, place % s->heads, scale);
+    }
+    add_sums(of.shared_dk, group_dk, g);
+    add_sums(of.shared_dv, group_dv, g);
 }
 
 #endif

@@ -141,9 +141,7 @@ static void go_back(workplace *w, const sizes *n, long first, long count)
     }
 }
 
-static void go_back_through(
-    const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    float *shared_dk, float *shared_dv, const part *p, const stream *s, long head, float scale)
+static void go_back_through(const attention *of, const part *p, const stream *s, long head, float scale)
 {
     static _Thread_local pair keys[MOST_KEYS * MOST_WIDTH / 2], key_rows[MOST_KEYS * MOST_WIDTH / 2];
     static _Thread_local pair values[MOST_KEYS * MOST_WIDTH / 2];
@@ -154,17 +152,17 @@ static void go_back_through(
     const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
     long row = s->heads * s->group * s->width, key_row = s->heads * s->width;
     long there = head * n->width;
-    tokens seen = seen_by(p, k + there, s->key_row, n->width, place);
+    tokens seen = seen_by(p, of->k + there, s->key_row, n->width, place);
     pack_columns(keys, seen.numbers, seen.row, n->keys, n->width);
     pack_rows(key_rows, seen.numbers, seen.row, n->keys, n->width);
-    seen = seen_by(p, v + there, s->value_row, n->width, place);
+    seen = seen_by(p, of->v + there, s->value_row, n->width, place);
     pack_columns(values, seen.numbers, seen.row, n->keys, n->width);
     memset(dkeys, 0, UP_TO(ROWS, n->keys) * sizeof dkeys[0]);
     memset(dvalues, 0, UP_TO(ROWS, n->keys) * sizeof dvalues[0]);
     for (long own = head * s->group; own < (head + 1) * s->group; own++)
         for (long first = 0; first < n->queries; first += BLOCK) {
             long count = n->queries - first < BLOCK ? n->queries - first : BLOCK, token = p->query + first;
-            const number *queries = q + token * s->query_row + own * n->width, *slopes = dout + token * row + own * n->width;
+            const number *queries = of->q + token * s->query_row + own * n->width, *slopes = of->dout + token * row + own * n->width;
             copy_rows(w.rows[0], queries, s->query_row, count, n->width);
             multiply_by_keys(w.scores, w.rows[0], keys, n, first, count);
             normalise(&w, n, first, count, scale);
@@ -176,28 +174,18 @@ static void go_back_through(
             pack_rows(w.panels, queries, s->query_row, count, n->width);
             add_over_queries(dkeys, w.dscores, w.panels, &w, n, first, count);
             multiply_over_keys(w.results, w.dscores, key_rows, n, first, count);
-            write_rows(dq + token * row + own * n->width, row, w.results, count, n->width, scale);
+            write_rows(of->dq + token * row + own * n->width, row, w.results, count, n->width, scale);
         }
-    write_seen(p, dk + there, shared_dk + there, key_row, dkeys[0], MOST_WIDTH, n->width, scale);
-    write_seen(p, dv + there, shared_dv + there, key_row, dvalues[0], MOST_WIDTH, n->width, 1);
+    write_seen(p, of->dk + there, of->shared_dk + there, key_row, dkeys[0], MOST_WIDTH, n->width, scale);
+    write_seen(p, of->dv + there, of->shared_dv + there, key_row, dvalues[0], MOST_WIDTH, n->width, 1);
 }
 
-/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums;
-   those of the groups are zero. */
 void row_attention_gradients(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
     float *shared_dk, float *shared_dv, float *group_dk, float *group_dv, const part *parts, const stream *s, float scale)
 {
-    groups g = grouped(parts, s);
-    SHARED_OUT_AS_THEY_COME
-    for (long place = 0; place < g.count * s->heads; place++) {
-        long group = place / s->heads, end = (group + 1) * g.parts;
-        float *own_dk = group_dk + group * g.sums, *own_dv = group_dv + group * g.sums;
-        for (long i = group * g.parts; i < end && i < s->parts; i++)
-            go_back_through(q, k, v, dout, dq, dk, dv, own_dk, own_dv, parts + i, s, place % s->heads, scale);
-    }
-    add_sums(shared_dk, group_dk, g);
-    add_sums(shared_dv, group_dv, g);
+    attention of = {q, k, v, dout, dq, dk, dv, shared_dk, shared_dv};
+    go_back_through_all(go_back_through, of, group_dk, group_dv, parts, s, scale);
 }
 
 #endif

@@ -130,9 +130,7 @@ void short_attention_forward(
         attend(q, k, v, out, parts + place / s->heads, s, place % s->heads, scale);
 }
 
-static void go_back_through(
-    const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
-    float *shared_dk, float *shared_dv, const part *p, const stream *s, long head, float scale)
+static void go_back_through(const attention *of, const part *p, const stream *s, long head, float scale)
 {
     token_rows query, key, value, slope, dquery, dkey, dvalue;
     token_columns keys, values;
@@ -140,14 +138,14 @@ static void go_back_through(
     const sizes n[] = {{p->queries, p->shared + p->own_keys, s->width, s->is_causal}};
     long row = s->heads * s->group * n->width, key_row = s->heads * n->width;
     long there = head * n->width;
-    read_seen(key, p, k + there, s->key_row, n->width);
-    read_seen(value, p, v + there, s->value_row, n->width);
+    read_seen(key, p, of->k + there, s->key_row, n->width);
+    read_seen(value, p, of->v + there, s->value_row, n->width);
     turn(keys, key, n->keys, n->width);
     turn(values, value, n->keys, n->width);
     for (long own = head * s->group; own < (head + 1) * s->group; own++) {
         int add = own > head * s->group;
-        read_rows(query, q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
-        read_rows(slope, dout + p->query * row + own * n->width, row, n->queries, n->width, 1);
+        read_rows(query, of->q + p->query * s->query_row + own * n->width, s->query_row, n->queries, n->width, scale);
+        read_rows(slope, of->dout + p->query * row + own * n->width, row, n->queries, n->width, 1);
         product(of_scores(shares), in_rows(query), in_columns(keys), n->queries, n->width, n->keys, 0);
         normalise(shares, n);
         product(of_scores(dshares), in_rows(slope), in_columns(values), n->queries, n->width, n->keys, 0);
@@ -165,26 +163,16 @@ static void go_back_through(
         for (long t = 0; t < n->queries; t++)
             for (long i = 0; i < n->width; i++)
                 dquery[t][i] *= scale;
-        write_rows(dq + p->query * row + own * n->width, row, dquery, n->queries, n->width);
+        write_rows(of->dq + p->query * row + own * n->width, row, dquery, n->queries, n->width);
     }
-    write_seen(p, dk + there, shared_dk + there, key_row, dkey[0], MOST_WIDTH, n->width, 1);
-    write_seen(p, dv + there, shared_dv + there, key_row, dvalue[0], MOST_WIDTH, n->width, 1);
+    write_seen(p, of->dk + there, of->shared_dk + there, key_row, dkey[0], MOST_WIDTH, n->width, 1);
+    write_seen(p, of->dv + there, of->shared_dv + there, key_row, dvalue[0], MOST_WIDTH, n->width, 1);
 }
 
-/* dq, dk and dv, side by side as q, k and v may not be; dout is side by side too. Gradients of what is shared are added to sums;
-   those of the groups are zero. */
 void short_attention_gradients(
     const number *q, const number *k, const number *v, const number *dout, number *dq, number *dk, number *dv,
     float *shared_dk, float *shared_dv, float *group_dk, float *group_dv, const part *parts, const stream *s, float scale)
 {
-    groups g = grouped(parts, s);
-    SHARED_OUT_AS_THEY_COME
-    for (long place = 0; place < g.count * s->heads; place++) {
-        long group = place / s->heads, end = (group + 1) * g.parts;
-        float *own_dk = group_dk + group * g.sums, *own_dv = group_dv + group * g.sums;
-        for (long i = group * g.parts; i < end && i < s->parts; i++)
-            go_back_through(q, k, v, dout, dq, dk, dv, own_dk, own_dv, parts + i, s, place % s->heads, scale);
-    }
-    add_sums(shared_dk, group_dk, g);
-    add_sums(shared_dv, group_dv, g);
+    attention of = {q, k, v, dout, dq, dk, dv, shared_dk, shared_dv};
+    go_back_through_all(go_back_through, of, group_dk, group_dv, parts, s, scale);
 }
